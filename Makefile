@@ -1,0 +1,69 @@
+# Needs python3 (3.10 or later) and make; installs everything else into $(VENV).
+
+PYTHON ?= python3
+VENV ?= .venv
+
+BIN = $(VENV)/bin
+SOURCES = $(shell find mcp_sync -name '*.py' -o -name py.typed)
+
+# -qq: errors only. The machine's own pip configuration (mirrors, certificates) stays in force.
+PIP_INSTALL = $(BIN)/python -m pip --disable-pip-version-check install -qq --use-pep517
+
+# Whatever environment the caller has activated is none of ours.
+unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV PIP_USER PIP_TARGET PIP_PREFIX PYTEST_ADDOPTS
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help demo test test-all lint types peers clean
+
+help:  ## print this list
+	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/make \1	\2/p' Makefile | expand -t 16
+
+demo: $(VENV)/.for-demo  ## start a server, list its tools, call one (examples/quickstart.py)
+	$(BIN)/python examples/quickstart.py
+
+test: lint types peers  ## linter, types, and every test but the slow ones
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: lint types peers  ## the same with the slow tests
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.for-test  ## ruff
+	$(BIN)/python -m ruff check .
+
+types: $(VENV)/.for-test  ## mypy --strict
+	$(BIN)/python -m mypy --strict mcp_sync
+
+# The script knows what is there already, so it runs every time.
+peers: $(VENV)/.for-test  ## install the official SDKs that the interop tests talk to
+	$(BIN)/python tests/peers/install.py
+
+clean:  ## remove all that was installed or built
+	[ ! -f $(VENV)/pyvenv.cfg ] || rm -rf $(VENV)
+	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf tests/peers/.venvs
+	find mcp_sync tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The demo wants the package as a user gets it, the tests want the checkout itself. Each install replaces the
+# other, so each removes the other's stamp. build/ goes first: setuptools would pack modules that are long gone.
+$(VENV)/.for-demo: $(VENV)/.made setup.cfg setup.py $(SOURCES)
+	rm -rf build $(VENV)/.for-test
+	$(PIP_INSTALL) '.[examples]'
+	@rm -rf build && touch $@
+
+$(VENV)/.for-test: $(VENV)/.made setup.cfg setup.py
+	rm -f $(VENV)/.for-demo
+	$(PIP_INSTALL) -e '.[test]'
+	@touch $@
+
+# Some systems ship python3 without ensurepip. Then virtualenv will do, if it is there or pip can bring it.
+$(VENV)/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	    { echo "Python 3.10 or later is needed; say which with: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@if $(PYTHON) -c 'import venv, ensurepip' 2>/dev/null; then $(PYTHON) -m venv $(VENV); \
+	elif $(PYTHON) -c 'import virtualenv' 2>/dev/null; then $(PYTHON) -m virtualenv -q $(VENV); \
+	elif $(PYTHON) -m pip install -qq --target $(VENV)/.virtualenv virtualenv 2>/dev/null; then \
+	    PYTHONPATH=$(VENV)/.virtualenv $(PYTHON) -m virtualenv -q $(VENV); \
+	else \
+	    echo "$(PYTHON) has neither venv nor pip. On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; fi
+	@touch $@

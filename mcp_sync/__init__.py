@@ -1,0 +1,90 @@
+"""MCP without asyncio: a synchronous, thread-based Model Context Protocol client.
+
+::
+
+    from mcp_sync import Client
+
+    with Client(["python", "server.py"]) as client:
+        print([tool.name for tool in client.list_tools()])
+        print(client.call_tool("add", {"a": 1, "b": 2}).data)
+
+Names are resolved when they are first used, so importing the package imports next to nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "exceptions": (
+        "ForkedClientError",
+        "JSONRPCError",
+        "LocalProtocolError",
+        "MCPConnectionError",
+        "MCPError",
+        "MCPTimeoutError",
+        "MCPTransportError",
+        "MessageTooLarge",
+        "ProtocolError",
+        "Refused",
+        "RemoteProtocolError",
+        "TooManyRequests",
+        "ToolError",
+    ),
+    "client.answers": ("ToolResult",),
+    "client.client": ("Client",),
+    "client.subscriptions": ("Subscription",),
+    "client.tasks": ("Task",),
+    "engine.caller": ("CallFuture",),
+    "protocol.messages": ("Notification",),
+    "transports.custom": ("CustomTransport",),
+    "transports.memory": ("MemoryTransport",),
+    "transports.session": ("MCPSession",),
+    "transports.stdio": ("EnhancedStdioTransport", "StdioTransport"),
+    "transports.transport": ("MCPTransport",),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = ["__version__", *sorted(_HOME_OF)]  # noqa: PLE0604
+
+if TYPE_CHECKING:
+    from .client.answers import ToolResult as ToolResult
+    from .client.client import Client as Client
+    from .client.subscriptions import Subscription as Subscription
+    from .client.tasks import Task as Task
+    from .engine.caller import CallFuture as CallFuture
+    from .exceptions import ForkedClientError as ForkedClientError
+    from .exceptions import JSONRPCError as JSONRPCError
+    from .exceptions import LocalProtocolError as LocalProtocolError
+    from .exceptions import MCPConnectionError as MCPConnectionError
+    from .exceptions import MCPError as MCPError
+    from .exceptions import MCPTimeoutError as MCPTimeoutError
+    from .exceptions import MCPTransportError as MCPTransportError
+    from .exceptions import MessageTooLarge as MessageTooLarge
+    from .exceptions import ProtocolError as ProtocolError
+    from .exceptions import Refused as Refused
+    from .exceptions import RemoteProtocolError as RemoteProtocolError
+    from .exceptions import TooManyRequests as TooManyRequests
+    from .exceptions import ToolError as ToolError
+    from .protocol.messages import Notification as Notification
+    from .transports.custom import CustomTransport as CustomTransport
+    from .transports.memory import MemoryTransport as MemoryTransport
+    from .transports.session import MCPSession as MCPSession
+    from .transports.stdio import EnhancedStdioTransport as EnhancedStdioTransport
+    from .transports.stdio import StdioTransport as StdioTransport
+    from .transports.transport import MCPTransport as MCPTransport
+else:
+
+    def __getattr__(name):
+        home = _HOME_OF.get(name)
+        if home is None:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(importlib.import_module(f"{__name__}.{home}"), name)
+        globals()[name] = value
+        return value
+
+    def __dir__():
+        return sorted({*globals(), *__all__})

@@ -1,0 +1,1 @@
+"""The engine: conversations over live connections. Threads live here, and only here."""

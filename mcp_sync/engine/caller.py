@@ -1,0 +1,216 @@
+"""Caller: anything that can be asked: a Peer; a Peer with retries; ten Peers with failover.
+
+And what passes through one: a Question goes in, a dict or a CallFuture comes out. Beside it the other narrow waist,
+Handler: anything that answers.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, Generic, Protocol, TypeVar, cast
+
+from ..deadlines import Deadline
+from ..exceptions import MCPError
+from ..protocol.messages import Notification, Request, RequestId
+from ..protocol.negotiation import Agreement
+from .dispatch import Alarm, Job, reaper
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class Question(Generic[R]):
+    """One request, as the application means it.
+
+    Attributes:
+        method: The method.
+        params: Its params; the era adds what it needs.
+        on_progress: Application code, given ``(progress, total, message)``.
+        on_push: Our own code, given each notification that belongs to this request; must not wait.
+        convert: Makes of the result what the application wants; runs in the thread that asks for it.
+        then: Our own code, run by whoever resolves the future, right after; must not wait.
+    """
+
+    method: str
+    params: Mapping[str, Any] | None = None
+    on_progress: Callable[[float, float | None, str | None], Any] | None = None
+    on_push: Callable[[Notification], None] | None = None
+    convert: Callable[[dict[str, Any]], R] | None = None
+    then: Callable[[CallFuture[R]], None] | None = None
+
+
+class Owner(Protocol):
+    """Who resolves a CallFuture."""
+
+    def withdraw(self, future: CallFuture[Any]) -> bool:
+        """Take the call back; False: it is over already."""
+
+    def post(self, job: Job) -> None:
+        """Run application code where it may take its time."""
+
+
+class CallFuture(Future[R]):
+    """The answer to one request, when it comes: a ``concurrent.futures.Future``.
+
+    ``wait`` and ``as_completed`` see it at once. Callbacks run on the dispatch lane, where they may call the same
+    client. ``cancel()`` tells whoever waits, then the server.
+
+    Attributes:
+        question: What was asked.
+        request_id: The id of the request on the wire.
+    """
+
+    def __init__(self, question: Question[R], owner: Owner) -> None:
+        super().__init__()
+        self.question = question
+        self.request_id: RequestId | None = None
+        self._owner = owner
+        self._alarm: Alarm | None = None
+        self._converting = threading.Lock()  # guards _converted
+        self._converted: list[R] = []
+
+    def __repr__(self) -> str:
+        state = "cancelled" if self.cancelled() else "done" if self.done() else "pending"
+        return f"<CallFuture {self.question.method} #{self.request_id} {state}>"
+
+    def cancel(self) -> bool:
+        """Stop waiting, and tell the server; False: the call is over."""
+        if not self._owner.withdraw(self):
+            return self.cancelled()
+        self._let_go()
+        super().cancel()
+        self.set_running_or_notify_cancel()  # without it, wait() and as_completed() would never hear
+        return True
+
+    def add_done_callback(self, fn: Callable[[Future[R]], object]) -> None:
+        """Call ``fn(future)`` on the dispatch lane when the call is over."""
+        super().add_done_callback(lambda future: self._owner.post(lambda: fn(future)))
+
+    def result(self, timeout: float | None = None) -> R:
+        """Return the result, waiting for it.
+
+        Args:
+            timeout: Seconds to wait; None waits for the call's own deadline.
+
+        Raises:
+            concurrent.futures.TimeoutError: It did not come within ``timeout``; the call goes on.
+            MCPError: The call failed.
+        """
+        raw = super().result(timeout)
+        if self.question.convert is None:
+            return raw
+        with self._converting:
+            if not self._converted:
+                self._converted.append(self.question.convert(cast("dict[str, Any]", raw)))
+            return self._converted[0]
+
+    def raw(self) -> dict[str, Any]:
+        """Return the result of a call that is over as it came, or raise its error."""
+        return cast("dict[str, Any]", super().result(0))
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Return the error the call ended with, or None."""
+        error = super().exception(timeout)
+        if error is None and self.question.convert is not None:
+            try:
+                self.result(0)
+            except MCPError as flaw:
+                return flaw
+        return error
+
+    def wait(self, timeout: float) -> bool:
+        """Wait until the call is over; False: the timeout came first."""
+        try:
+            super().exception(timeout)
+        except concurrent.futures.CancelledError:
+            return True
+        except concurrent.futures.TimeoutError:
+            return self.done()
+        return True
+
+    def settle(self, result: dict[str, Any] | None, error: BaseException | None) -> None:
+        """End the call. For whoever took it out of the Session, and nobody else."""
+        self._let_go()
+        if error is not None:
+            self.set_exception(error)
+        else:
+            self.set_result(cast("R", result))
+        if self.question.then is not None:
+            self.question.then(self)
+
+    def expire(self, deadline: Deadline, job: Job) -> None:
+        """Run the job at the deadline, unless the call is over by then."""
+        self._alarm = reaper.at(deadline, job)
+        if self.done():
+            self._let_go()
+
+    def reborn(self) -> None:
+        """In a forked child: be as new, for a lock of ours may be held by a thread that stayed behind."""
+        super().__init__()
+        self._alarm = None
+
+    def _let_go(self) -> None:
+        alarm, self._alarm = self._alarm, None
+        if alarm is not None:
+            reaper.call_off(alarm)
+
+
+class Caller(ABC):
+    """Anything that can be asked. All methods may be called from any thread.
+
+    Attributes:
+        name: Whom it asks, for people.
+        agreement: What was negotiated.
+    """
+
+    name: str
+    agreement: Agreement
+
+    @abstractmethod
+    def call(self, question: Question[Any], deadline: Deadline) -> dict[str, Any]:
+        """Ask, and wait for the result.
+
+        Raises:
+            JSONRPCError: The other side answered with an error.
+            MCPTimeoutError: The deadline passed; the other side has been told.
+            MCPConnectionError: The connection is over.
+            ProtocolError: One side said something that the protocol forbids.
+        """
+
+    @abstractmethod
+    def submit(self, question: Question[R], deadline: Deadline) -> CallFuture[R]:
+        """Ask, and return at once; the future is resolved by the deadline in any case."""
+
+    @abstractmethod
+    def notify(self, method: str, params: Mapping[str, Any] | None, deadline: Deadline) -> None:
+        """Say something that has no answer."""
+
+    @abstractmethod
+    def close(self, deadline: Deadline) -> None:
+        """End it, and every call in flight with an error. Idempotent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """A request of the other side, while it is being answered. ``withdrawn`` is set when it is cancelled."""
+
+    request: Request
+    withdrawn: threading.Event = field(default_factory=threading.Event)
+
+
+class Handler(Protocol):
+    """What the application does with what the other side says. Never called on a reader thread, or under a lock."""
+
+    def request(self, incoming: Incoming) -> dict[str, Any]:
+        """Return the result; a JSONRPCError becomes the answer as it is."""
+
+    def notification(self, notification: Notification) -> None:
+        """Take note."""
+
+    def closed(self, error: MCPError) -> None:
+        """Take note that the conversation is over, and why."""

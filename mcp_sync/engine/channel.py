@@ -1,0 +1,438 @@
+"""Channel: one live connection: born open, used once, never reconnects.
+
+A Channel pushes: it delivers what arrives to a Sink, on the thread that read it. Bindings that carry a stream of whole
+messages (stdio, memory, a user's own) only write a Pipe, and share the one PipeChannel here.
+
+::
+
+    Peer, Inbox  <- Relay <- pump() <- PipeChannel <- Pipe.read()        the reader thread
+    Peer.call()  -> PipeChannel.send() -> Pipe.write()                   the caller's thread
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import weakref
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ..deadlines import Deadline
+from ..exceptions import MCPConnectionError, MCPError, MCPTimeoutError, MessageTooLarge
+from ..observe import Feed, Observers, Unreadable
+from ..policies import Limits
+from ..protocol.eras import Era
+from ..protocol.framing import Overlong
+from ..protocol.messages import Batch, Malformed, Message, RequestId, decode, encode, salvage_id
+from .dispatch import Lane, join, start_thread
+from .lifetimes import tell_of_forks
+
+if TYPE_CHECKING:
+    from .caller import CallFuture
+
+log = logging.getLogger("mcp_sync")
+
+FINISH_SECONDS = 5.0
+"""For ending what is behind a pipe that ended by itself; ``close`` may bring it forward."""
+
+
+class Sink(Protocol):
+    """Who is told what arrives. Called on reader threads: never raises, never waits."""
+
+    def received(self, message: Message) -> None:
+        """A message has arrived."""
+
+    def lost(self, request_id: RequestId, error: MCPError) -> None:
+        """The answer to this request will never come."""
+
+    def closed(self, error: MCPError) -> None:
+        """Nothing more will come. Called once, last."""
+
+
+class Channel(ABC):
+    """One live connection. All methods may be called from any thread.
+
+    Args:
+        name: What it is connected to, for people; without secrets.
+        kind: The binding: ``stdio``, ``memory`` ...
+        observers: Whom to tell of events.
+        backlog: How many notifications may wait for callbacks.
+        threads: What its threads are called, ``mcp-<threads>-...``; empty means the name.
+
+    Attributes:
+        name: As given.
+        kind: As given.
+        threads: As given.
+        lane: Where application code about this connection runs. Whoever closes the channel for good closes it after.
+        events: Where observers run; likewise.
+        feed: Where events go.
+    """
+
+    def __init__(
+        self, name: str, kind: str, observers: Observers | None = None, backlog: int = 1000, threads: str = ""
+    ) -> None:
+        self.name = name
+        self.kind = kind
+        self.threads = threads or name
+        self.lane = Lane(f"mcp-{self.threads}-lane", backlog)
+        self.events = Lane(f"mcp-{self.threads}-events")
+        self.feed = Feed(observers, self.events.offer)
+
+    @abstractmethod
+    def start(self, sink: Sink) -> None:
+        """Begin delivering to the sink."""
+
+    @abstractmethod
+    def send(self, message: Message | Mapping[str, Any], deadline: Deadline) -> None:
+        """Send one whole message.
+
+        Raises:
+            LocalProtocolError: It cannot be said in JSON.
+            MessageTooLarge: It is over the limit.
+            MCPConnectionError: The connection is over.
+            MCPTimeoutError: The deadline passed; ``may_have_run`` is False where not a byte was sent.
+        """
+
+    @abstractmethod
+    def close(self, deadline: Deadline) -> None:
+        """End the connection and what is behind it, and release every waiter. Idempotent."""
+
+    def abandon(self, request_id: RequestId) -> bool:
+        """Signal in the binding's own way that an answer is no longer wanted; False: it has none."""
+        return False
+
+    def agreed(self, era: Era) -> None:
+        """Take note of what was negotiated."""
+
+    def wait(self, future: CallFuture[Any], timeout: float) -> bool:
+        """Wait on the calling thread until the future is done; False: the timeout came first."""
+        return future.wait(timeout)
+
+    def pause(self) -> None:
+        """Stop reading for now; what arrives waits on the other side."""
+
+    def resume(self) -> None:
+        """Read on."""
+
+    def explain(self) -> dict[str, Any]:
+        """Return what may explain a silence or an end, for the details of an error."""
+        return {}
+
+
+class Pipe(ABC):
+    """A two-way stream of whole messages as bytes; PipeChannel makes a Channel of it.
+
+    ``read``, ``epitaph``, ``end_writing`` and ``finish`` are called by the reader thread only; ``write`` by one thread
+    at a time, and never after ``end_writing``; ``hang_up`` by any.
+    """
+
+    name: str
+    kind: str
+
+    @abstractmethod
+    def read(self) -> Sequence[bytes | Overlong]:
+        """Wait for at least one message; an empty answer is the end."""
+
+    @abstractmethod
+    def write(self, data: bytes, deadline: Deadline) -> None:
+        """Write one message; raises as Channel.send does."""
+
+    @abstractmethod
+    def hang_up(self, deadline: Deadline) -> None:
+        """Make ``read`` and ``write`` end soon, without waiting; ``finish`` has until the deadline. Idempotent."""
+
+    @abstractmethod
+    def epitaph(self) -> MCPConnectionError:
+        """Say why the stream ended; may wait a moment to find out."""
+
+    def end_writing(self) -> None:
+        """Close the write side; nobody writes any more."""
+
+    def finish(self) -> None:
+        """End what is behind the stream and give everything back."""
+
+    def explain(self) -> dict[str, Any]:
+        """Return what may explain a silence or an end."""
+        return {}
+
+    def disown(self) -> None:
+        """In a forked child: give the inherited copies back, touching nothing of the parent's."""
+
+
+def pump(messages: Iterable[Message], sink: Sink) -> None:
+    """Deliver messages until they end, then say why; what every reader thread runs.
+
+    Messages that end do so by raising an MCPError, the reason.
+    """
+    error: MCPError = MCPConnectionError("the connection is closed")
+    try:
+        for message in messages:
+            sink.received(message)
+    except MCPError as reason:
+        error = reason
+    except BaseException as crash:  # a waiting caller must hear of it, whatever it is
+        log.exception("a reader failed")
+        error = MCPConnectionError(f"the reader failed: {crash!r}")
+        error.__cause__ = crash
+    sink.closed(error)
+
+
+class Seat:
+    """The one place to read a duplex connection from. So far its only tenant is a background thread.
+
+    Threads: the reader, ``<name>-reader``.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = f"{name}-reader"
+        self._reader: threading.Thread | None = None
+
+    @property
+    def taken(self) -> bool:
+        """Whether there is, or was, a reader."""
+        return self._reader is not None
+
+    def fill(self, work: Any) -> None:
+        """Start the background reader; it reads until the stream ends."""
+        self._reader = start_thread(self._name, work)
+
+    def wait(self, future: CallFuture[Any], timeout: float) -> bool:
+        """Wait until the reader has resolved the future; False: the timeout came first."""
+        return future.wait(timeout)
+
+    def vacate(self, deadline: Deadline) -> bool:
+        """Wait for the reader to leave."""
+        return join(self._reader, deadline)
+
+
+class PipeChannel(Channel):
+    """A Channel over a Pipe.
+
+    Threads: the Seat's reader. ``send`` blocks while another thread writes, and while the other side does not read;
+    ``close`` blocks until the reader has given everything back; all three at most until their deadline.
+    Locks: ``_writing`` is held while one message is written, always acquired with the deadline.
+    """
+
+    def __init__(
+        self, pipe: Pipe, limits: Limits | None = None, observers: Observers | None = None, threads: str = ""
+    ) -> None:
+        limits = limits or Limits()
+        super().__init__(pipe.name, pipe.kind, observers, limits.backlog, threads or pipe.name)
+        self._pipe = pipe
+        self._limit = limits.message_size
+        self._seat = Seat(f"mcp-{self.threads}")
+        self._writing = threading.Lock()  # guards the pipe's write side
+        self._reading_on = threading.Event()
+        self._reading_on.set()
+        self._closing = False
+        self._finished = threading.Lock()  # guards: whoever takes it runs Pipe.finish; never given back
+        tell_of_forks(self)
+
+    def __repr__(self) -> str:
+        return f"<PipeChannel {self.name}{' closing' if self._closing else ''}>"
+
+    def start(self, sink: Sink) -> None:
+        """Begin delivering to the sink."""
+        self._seat.fill(lambda: self._read_all(sink))
+
+    def send(self, message: Message | Mapping[str, Any], deadline: Deadline) -> None:
+        """Send one whole message; raises as Channel.send says."""
+        data = encode(message)
+        if len(data) > self._limit:
+            raise MessageTooLarge(
+                f"the message has {len(data)} bytes; max_message_size is {self._limit}",
+                details={"size": len(data), "limit": self._limit, "phase": "send"},
+                may_have_run=False,
+            )
+        if self._closing:
+            raise MCPConnectionError("the connection is closed", may_have_run=False)
+        if not self._writing.acquire(timeout=deadline.remaining):
+            raise MCPTimeoutError("another thread's message is still being written", may_have_run=False)
+        try:
+            if self._closing:
+                raise MCPConnectionError("the connection is closed", may_have_run=False)
+            self._pipe.write(data, deadline)
+        finally:
+            self._writing.release()
+
+    def close(self, deadline: Deadline) -> None:
+        """End the connection and what is behind it. Idempotent."""
+        self._closing = True
+        self._pipe.hang_up(deadline)
+        self._reading_on.set()
+        if self._seat.taken:
+            self._seat.vacate(deadline)
+        else:
+            self._finish()
+
+    def wait(self, future: CallFuture[Any], timeout: float) -> bool:
+        """Wait on the calling thread until the future is done; False: the timeout came first."""
+        return self._seat.wait(future, timeout)
+
+    def pause(self) -> None:
+        """Stop reading for now; what arrives waits in the pipe."""
+        self._reading_on.clear()
+
+    def resume(self) -> None:
+        """Read on."""
+        self._reading_on.set()
+
+    def explain(self) -> dict[str, Any]:
+        """Return what may explain a silence or an end."""
+        return self._pipe.explain()
+
+    def forked(self) -> None:
+        """In a forked child: give back what was inherited."""
+        self._closing = True
+        self._pipe.disown()
+
+    def _read_all(self, sink: Sink) -> None:
+        try:
+            pump(self._messages(), sink)
+        finally:
+            self._finish()
+
+    def _finish(self) -> None:
+        if not self._finished.acquire(blocking=False):
+            return
+        self._closing = True
+        self._pipe.hang_up(Deadline(FINISH_SECONDS))  # a writer that waits for room lets go of the lock
+        with self._writing:
+            self._pipe.end_writing()
+        self._pipe.finish()
+
+    def _messages(self) -> Iterator[Message]:
+        while pieces := self._pipe.read():
+            for piece in pieces:
+                message = decode(piece) if isinstance(piece, bytes) else _too_large(piece)
+                if isinstance(message, Malformed):
+                    self.feed.emit(Unreadable(self.name, message.reason, message.raw))
+                yield message
+            self._reading_on.wait()
+        if self._closing:
+            raise MCPConnectionError("the connection was closed on this side", details=self._pipe.explain())
+        self._closing = True
+        raise self._pipe.epitaph()
+
+
+def _too_large(line: Overlong) -> Message:
+    """Say of an over-long message whose answer it was, if its beginning tells."""
+    answers, asks = salvage_id(line.head)
+    reason = f"a message is longer than max_message_size, {line.limit} bytes"
+    return Malformed(reason, line.head[:1024], answers=answers, asks=asks, too_large=line.limit)
+
+
+class Inbox:
+    """A Sink whose reader threads feed a ``queue.Queue``, for those who receive one message at a time.
+
+    When it is full, reading pauses; nothing is dropped. Errors travel through the queue, in their place; the end of
+    the connection stays in it, for whoever asks next. Noise is left out: the channel has reported it.
+
+    Args:
+        limit: How many messages may wait.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._items: queue.Queue[Message | MCPError] = queue.Queue()
+        self._channel: weakref.ref[Channel] | None = None
+
+    def attend(self, channel: Channel) -> None:
+        """Take the channel whose reading is to pause when too much is waiting."""
+        self._channel = weakref.ref(channel)
+
+    def received(self, message: Message) -> None:
+        """Queue the message."""
+        for item in message.messages if isinstance(message, Batch) else (message,):
+            if isinstance(item, Malformed):
+                if item.answers is not None:
+                    self._items.put(item.as_error())
+            else:
+                self._items.put(item)
+        channel = self._channel() if self._channel else None
+        if channel is not None and self._items.qsize() >= self._limit:
+            channel.pause()
+
+    def lost(self, request_id: RequestId, error: MCPError) -> None:
+        """Queue the error."""
+        self._items.put(error)
+
+    def closed(self, error: MCPError) -> None:
+        """Queue the end."""
+        self._items.put(error)
+
+    def take(self, timeout: float) -> Message:
+        """Return the next message.
+
+        Raises:
+            MCPTimeoutError: None came within so many seconds.
+            MCPConnectionError: The connection is over, and all that came before has been taken.
+            RemoteProtocolError: An answer came that cannot be read.
+        """
+        try:
+            item = self._items.get(timeout=timeout)
+        except queue.Empty:
+            raise MCPTimeoutError(f"no message within {timeout:g} s", details={"limit": timeout}) from None
+        channel = self._channel() if self._channel else None
+        if channel is not None and self._items.qsize() < self._limit:
+            channel.resume()
+        if isinstance(item, MCPConnectionError):
+            self._items.put(item)
+        if isinstance(item, MCPError):
+            raise item.about("", may_have_run=item.may_have_run)
+        return item
+
+    def drain(self) -> list[Message | MCPError]:
+        """Return all that waits."""
+        items = []
+        while not self._items.empty():
+            items.append(self._items.get_nowait())
+        return items
+
+
+class Relay:
+    """A Sink that passes everything on to another, which can be changed while messages flow.
+
+    Locks: ``_passing`` is held while a message is handed over, so that none is overtaken by a change.
+
+    Attributes:
+        ended: Whether the end of the connection has been passed on.
+    """
+
+    def __init__(self, sink: Sink) -> None:
+        self._passing = threading.Lock()  # guards _sink
+        self._sink = sink
+        self.ended = False
+
+    def swap(self, sink: Sink) -> None:
+        """Pass everything on to this one from now on; what an Inbox still held goes first."""
+        with self._passing:
+            waiting = self._sink.drain() if isinstance(self._sink, Inbox) else []
+            self._sink = sink
+            for item in waiting:
+                _hand_over(item, sink)
+
+    def received(self, message: Message) -> None:
+        """Pass it on."""
+        with self._passing:
+            self._sink.received(message)
+
+    def lost(self, request_id: RequestId, error: MCPError) -> None:
+        """Pass it on."""
+        with self._passing:
+            self._sink.lost(request_id, error)
+
+    def closed(self, error: MCPError) -> None:
+        """Pass it on, and remember."""
+        self.ended = True
+        with self._passing:
+            self._sink.closed(error)
+
+
+def _hand_over(item: Message | MCPError, sink: Sink) -> None:
+    if isinstance(item, MCPConnectionError):
+        sink.closed(item)
+    elif not isinstance(item, MCPError):
+        sink.received(item)

@@ -1,0 +1,278 @@
+"""Where code runs: the one place that starts threads, and the ways to get work onto one.
+
+* ``Lane``: jobs one at a time, in order: notifications, progress, done-callbacks, observers.
+* ``Crew``: jobs at once, up to a limit and never queued: requests of the other side.
+* ``Reaper``: one thread for the whole process that ends what has a deadline and nobody waiting for it.
+
+Every thread has a name beginning with ``mcp-``, is a daemon, and is joined by whoever closes its owner.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import logging
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+from ..deadlines import Deadline
+
+log = logging.getLogger("mcp_sync")
+
+Job: TypeAlias = "Callable[[], object]"
+
+IDLE_SECONDS = 10.0
+"""A worker with nothing to do for so long ends; the next job starts a new one."""
+
+
+def start_thread(name: str, target: Callable[..., object], *args: Any) -> threading.Thread:
+    """Start a daemon thread; the only call of ``threading.Thread`` in the package."""
+    thread = threading.Thread(name=name, target=target, args=args, daemon=True)
+    thread.start()
+    return thread
+
+
+def join(thread: threading.Thread | None, deadline: Deadline) -> bool:
+    """Wait for a thread to end, unless it is the one we are on; a survivor is logged by name."""
+    if thread is None or thread is threading.current_thread():
+        return True
+    thread.join(deadline.remaining)
+    if thread.is_alive():
+        log.warning("thread %s has not ended within %.1f s", thread.name, deadline.limit)
+        return False
+    return True
+
+
+def run_guarded(job: Job) -> None:
+    """Run application code; what it raises goes to the log and hurts nothing."""
+    try:
+        job()
+    except Exception:
+        log.exception("a callback failed")
+
+
+class Lane:
+    """Runs jobs one at a time and in order, on a thread that starts with the first and retires when idle.
+
+    A job that was ``offered`` may be dropped, when more of them wait than the limits allow or when the lane closes.
+    A job that was ``posted`` always runs.
+
+    Threads: one worker, ``name``; it refers to the lane, never to those who post.
+    Locks: ``_lock``, held for a few instructions.
+
+    Args:
+        name: The worker's name.
+        backlog: How many offered jobs may wait.
+        backlog_bytes: How large the offered jobs that wait may be in sum, by the size their callers give.
+    """
+
+    def __init__(self, name: str, backlog: int = 1000, backlog_bytes: int = 8 << 20) -> None:
+        self._name = name
+        self._backlog = backlog
+        self._backlog_bytes = backlog_bytes
+        self._jobs: queue.Queue[tuple[Job, int | None]] = queue.Queue()
+        self._lock = threading.Lock()  # guards _offered, _offered_bytes, _worker, _closed
+        self._offered = 0
+        self._offered_bytes = 0
+        self._worker: threading.Thread | None = None
+        self._closed = False
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the calling thread is the lane's."""
+        return threading.current_thread() is self._worker
+
+    def post(self, job: Job) -> None:
+        """Run the job after those before it. On a closed lane it runs here and now."""
+        with self._lock:
+            if not self._closed:
+                self._put(job, None)
+                return
+        run_guarded(job)
+
+    def offer(self, job: Job, size: int = 0) -> bool:
+        """Run the job after those before it, or return False: too much is waiting."""
+        with self._lock:
+            full = self._offered >= self._backlog or self._offered_bytes + size > self._backlog_bytes
+            if self._closed or (full and self._offered):
+                return False
+            self._offered += 1
+            self._offered_bytes += size
+            self._put(job, size)
+            return True
+
+    def _put(self, job: Job, size: int | None) -> None:
+        self._jobs.put((job, size))
+        if self._worker is None:
+            self._worker = start_thread(self._name, self._work)
+
+    def close(self, deadline: Deadline) -> None:
+        """Run what was posted, drop what was offered, and wait for the worker to end."""
+        with self._lock:
+            worker, already = self._worker, self._closed
+            self._closed = True
+            if worker is not None and not already:
+                self._jobs.put((_stop, None))
+        join(worker, deadline)
+
+    def _work(self) -> None:
+        while True:
+            try:
+                job, size = self._jobs.get(timeout=IDLE_SECONDS)
+            except queue.Empty:
+                if self._retire():
+                    return
+                continue
+            if job is _stop:
+                return
+            if size is None or self._take(size):
+                run_guarded(job)
+            del job  # or the last job's objects would live as long as the idle worker
+
+    def _take(self, size: int) -> bool:
+        with self._lock:
+            self._offered -= 1
+            self._offered_bytes -= size
+            return not self._closed
+
+    def _retire(self) -> bool:
+        with self._lock:
+            if self._jobs.empty():
+                self._worker = None
+                return True
+            return False
+
+
+def _stop() -> None:
+    """Mark the end of a lane's jobs."""
+
+
+class Crew:
+    """Runs jobs at once, each on a thread of its own; past the limit it says no.
+
+    Threads: one for each running job, ``<name>-<number>``.
+    Locks: ``_lock``, held for a few instructions.
+    """
+
+    def __init__(self, name: str, limit: int) -> None:
+        self._name = name
+        self._limit = limit
+        self._numbers = itertools.count(1)
+        self._lock = threading.Lock()  # guards _threads, _closed
+        self._threads: set[threading.Thread] = set()
+        self._closed = False
+
+    def start(self, job: Job) -> bool:
+        """Run the job now, or return False: the limit is reached, or the crew is closed."""
+        with self._lock:
+            if self._closed or len(self._threads) >= self._limit:
+                return False
+            self._threads.add(start_thread(f"{self._name}-{next(self._numbers)}", self._run, job))
+            return True
+
+    def close(self, deadline: Deadline) -> None:
+        """Take no more jobs and wait for those that run."""
+        with self._lock:
+            self._closed = True
+            threads = list(self._threads)
+        for thread in threads:
+            join(thread, deadline)
+
+    def _run(self, job: Job) -> None:
+        try:
+            run_guarded(job)
+        finally:
+            with self._lock:
+                self._threads.discard(threading.current_thread())
+
+
+class Alarm:
+    """A job that the reaper runs at a point in time, unless it is called off first."""
+
+    __slots__ = ("at", "job", "number")
+
+    def __init__(self, at: float, number: int, job: Job) -> None:
+        self.at = at
+        self.number = number
+        self.job: Job | None = job
+
+    def __lt__(self, other: Alarm) -> bool:
+        return (self.at, self.number) < (other.at, other.number)
+
+
+class Reaper:
+    """Ends what has a deadline and nobody waiting for it: futures that were submitted.
+
+    Threads: one for the process, ``mcp-deadlines``, started with the first alarm, retired when there are none.
+    Locks: ``_wake``, a condition, held for a few instructions; jobs run outside it and must not block.
+    """
+
+    def __init__(self) -> None:
+        self._wake = threading.Condition()  # guards _alarms, _dead, _worker
+        self._alarms: list[Alarm] = []
+        self._dead = 0
+        self._numbers = itertools.count()
+        self._worker: threading.Thread | None = None
+
+    def at(self, deadline: Deadline, job: Job) -> Alarm:
+        """Run the job when the deadline has come; keep the alarm to call it off."""
+        alarm = Alarm(deadline.at, next(self._numbers), job)
+        with self._wake:
+            heapq.heappush(self._alarms, alarm)
+            if self._worker is None:
+                self._worker = start_thread("mcp-deadlines", self._work)
+            elif self._alarms[0] is alarm:
+                self._wake.notify()
+        return alarm
+
+    def call_off(self, alarm: Alarm) -> None:
+        """Forget the alarm, and let go at once of what its job refers to."""
+        with self._wake:
+            if alarm.job is None:
+                return
+            alarm.job = None
+            self._dead += 1
+            if self._dead > 64 and self._dead * 2 > len(self._alarms):
+                self._alarms = [other for other in self._alarms if other.job]
+                heapq.heapify(self._alarms)
+                self._dead = 0
+
+    def _work(self) -> None:
+        while True:
+            job = self._next_job()
+            if job is None:
+                return
+            run_guarded(job)
+            del job
+
+    def _next_job(self) -> Job | None:
+        with self._wake:
+            while True:
+                while self._alarms and self._alarms[0].job is None:
+                    heapq.heappop(self._alarms)
+                    self._dead = max(0, self._dead - 1)
+                if self._alarms and self._alarms[0].at <= time.monotonic():
+                    alarm = heapq.heappop(self._alarms)
+                    job, alarm.job = alarm.job, None
+                    return job
+                if not self._alarms and not self._wake.wait(IDLE_SECONDS) and not self._alarms:
+                    self._worker = None
+                    return None
+                if self._alarms:
+                    self._wake.wait(max(0.0, self._alarms[0].at - time.monotonic()))
+
+
+reaper = Reaper()
+"""The process's own; a forked child gets a new one."""
+
+
+def _renew_reaper() -> None:
+    reaper.__init__()  # type: ignore[misc]  # its thread and perhaps a held lock stayed in the parent
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_reaper)

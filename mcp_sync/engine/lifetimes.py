@@ -1,0 +1,111 @@
+"""Lifetimes: what has to happen when a process forks, a user forgets to close, or the interpreter exits.
+
+* **Fork.** In the child threads are gone, descriptors are shared, locks may be held by nobody. Everything that owns a
+  connection registers here; in the child each is told once, before any other code runs. It gives back its copies of
+  descriptors and sends nothing, so the parent's connection is unharmed.
+* **Forgotten.** An object that a user held and let go without closing is closed, with a ResourceWarning.
+* **Exit.** What is still open when the interpreter exits is closed, all of it within EXIT_SECONDS.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import warnings
+import weakref
+from collections.abc import Callable
+from typing import Protocol
+
+from ..deadlines import Deadline
+from ..exceptions import MCPError
+
+EXIT_SECONDS = 1.0
+"""For closing everything that is open when the interpreter exits."""
+FORGOTTEN_SECONDS = 2.0
+"""For closing one thing that was forgotten."""
+
+
+class Forkable(Protocol):
+    """Something that has to know that it is in a forked child."""
+
+    def forked(self) -> None:
+        """Give back what was inherited. Wait for no lock: one may be held by a thread that does not exist here."""
+
+
+class Closeable(Protocol):
+    """Something that is behind what a user holds."""
+
+    @property
+    def over(self) -> bool:
+        """Whether it has ended already."""
+
+    def close(self, deadline: Deadline) -> None:
+        """End it. Idempotent."""
+
+
+_forkables: weakref.WeakSet[Forkable] = weakref.WeakSet()
+_open: dict[int, Closeable] = {}
+
+
+def tell_of_forks(owner: Forkable) -> None:
+    """Tell the owner when this process has been forked; it is not kept alive for that."""
+    _forkables.add(owner)
+
+
+def close_when_forgotten(holder: object, behind: Closeable, what: str) -> Callable[[], None]:
+    """Close what is behind the holder when the holder is collected, or the interpreter exits.
+
+    Args:
+        holder: What the user holds; ``behind`` must not refer to it.
+        behind: What to close.
+        what: What the user should have closed, for the warning.
+
+    Returns:
+        What to call once it has been closed in the proper way.
+    """
+    key = id(behind)
+    _open[key] = behind
+    finalizer = weakref.finalize(holder, _forgotten, key, what)
+    finalizer.atexit = False  # _at_exit shares one deadline among all
+
+    def done() -> None:
+        finalizer.detach()
+        _open.pop(key, None)
+
+    return done
+
+
+def _forgotten(key: int, what: str) -> None:
+    behind = _open.pop(key, None)
+    if behind is None:
+        return
+    if not behind.over:
+        warnings.warn(f"{what} was never closed; use it in a with statement, or call close()", ResourceWarning, 2)
+    _close_quietly(behind, Deadline(FORGOTTEN_SECONDS))
+
+
+def _at_exit() -> None:
+    whole = Deadline(EXIT_SECONDS)
+    while _open:
+        share = whole.remaining / len(_open)
+        _, behind = _open.popitem()
+        _close_quietly(behind, whole.sooner(share))
+
+
+def _close_quietly(behind: Closeable, deadline: Deadline) -> None:
+    try:
+        behind.close(deadline)
+    except MCPError:
+        pass  # nobody is left who could do anything about it
+
+
+def _after_fork_in_child() -> None:
+    for owner in list(_forkables):
+        owner.forked()
+    _forkables.clear()
+    _open.clear()
+
+
+atexit.register(_at_exit)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,537 @@
+"""Peer: a Session driven over a Channel, usable from many threads.
+
+The Session decides, under the Peer's lock; everything that follows is done outside it. Whoever takes a call out of the
+Session resolves its future: the reader with the answer, the caller at its deadline, the reaper for those who do not
+wait, ``cancel()``, ``close()``.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from ..deadlines import Deadline
+from ..exceptions import (
+    ForkedClientError,
+    JSONRPCError,
+    MCPConnectionError,
+    MCPError,
+    MCPTimeoutError,
+    MCPTransportError,
+)
+from ..observe import Called, Disconnected, Finished, Ignored
+from ..policies import Limits
+from ..protocol import session as effects
+from ..protocol.messages import INTERNAL_ERROR, METHOD_NOT_FOUND, Batch, Failure, Message, Notification, Request, RequestId
+from ..protocol.negotiation import Agreement
+from ..protocol.session import Session
+from .lifetimes import tell_of_forks
+from .caller import Caller, CallFuture, Handler, Incoming, Question
+from .channel import Channel
+from .dispatch import Crew, Job
+
+log = logging.getLogger("mcp_sync")
+
+R = TypeVar("R")
+
+FLUSH_SECONDS = 2.0
+"""How long the lane tries to send what the reader had to say."""
+OUTBOX_BYTES = 8 << 20
+"""How much the reader may have to say before the connection is given up."""
+VERDICT_SECONDS = 1.0
+"""How long a caller whose write failed waits for the reader to say why the connection ended."""
+
+
+class _Ticket(CallFuture[R]):
+    """A call in flight, with what the Peer needs to know of it.
+
+    Attributes:
+        started: When it was asked.
+        request: What to send, until it is sent.
+        nested: Where its progress goes when the caller is the lane itself: the caller runs the callback.
+        progress_posted: Whether callbacks are on the lane that have to finish before the call returns.
+    """
+
+    def __init__(self, question: Question[R], owner: Peer) -> None:
+        super().__init__(question, owner)
+        self.started = time.monotonic()
+        self.request: Request | None = None
+        self.nested: queue.SimpleQueue[dict[str, Any] | None] | None = None
+        self.progress_posted = False
+
+
+class Peer(Caller):
+    """One conversation. It is also the Sink of its channel.
+
+    Threads: none of its own; its lane and crew start theirs on demand. ``call`` blocks for an answer, ``submit`` and
+    ``notify`` while writing, ``close`` for threads to end; each at most until its deadline.
+    Locks: ``_lock`` is held for a few instructions, and nothing is called under it.
+
+    Args:
+        channel: The connection, not yet started.
+        handler: What answers the other side; held weakly, it belongs to what the user holds.
+        limits: How much may wait.
+    """
+
+    def __init__(self, channel: Channel, handler: Handler | None, limits: Limits) -> None:
+        self.name = channel.name
+        self.agreement = Agreement(Session[Any]().era)
+        self.lane = channel.lane
+        self._channel = channel
+        self._handler = weakref.ref(handler) if handler is not None else None
+        self._feed = channel.feed
+        self._crew = Crew(f"mcp-{channel.threads}-request", limits.callbacks)
+        self._lock = threading.Lock()  # guards _session, _serving, _outbox, _outbox_bytes, _end
+        self._session: Session[_Ticket[Any]] = Session()
+        self._serving: dict[RequestId, Incoming] = {}
+        self._outbox: deque[Message] = deque()
+        self._outbox_bytes = 0
+        self._end: MCPError | None = None
+        tell_of_forks(self)
+
+    def __repr__(self) -> str:
+        state = "closed" if self._end else f"{self._session.era.version or 'opening'}, {self._session.pending} pending"
+        return f"<Peer {self.name} {state}>"
+
+    # -- asking --------------------------------------------------------------------------------------------------------
+
+    def call(self, question: Question[Any], deadline: Deadline) -> dict[str, Any]:
+        """Ask, and wait for the result; raises as Caller.call says."""
+        ticket = self._enter(question)
+        if question.on_progress is not None and self.lane.is_current:
+            ticket.nested = queue.SimpleQueue()
+        stuck: MCPTimeoutError | None = None
+        try:
+            self._say(ticket, deadline)
+            in_time = self._wait(ticket, deadline)
+        except MCPTimeoutError as error:
+            in_time, stuck = False, error
+        except MCPError:
+            self._leave(ticket, "error")
+            raise
+        except BaseException:  # Ctrl-C too: whoever leaves must not be answered any more
+            self._leave(ticket, "cancelled", "the caller left")
+            raise
+        if not in_time:
+            self._stop_waiting(ticket, deadline, stuck)
+        if ticket.progress_posted:
+            self._await_callbacks(deadline)
+        return ticket.raw()
+
+    def submit(self, question: Question[R], deadline: Deadline) -> CallFuture[R]:
+        """Ask, and return a future that is resolved by the deadline in any case."""
+        ticket = self._enter(question)
+        ticket.expire(deadline, lambda: self._expire(ticket, deadline))
+        try:
+            self._say(ticket, deadline)
+        except MCPError as error:
+            if self._leave(ticket, "error"):
+                ticket.settle(None, self._about_call(error, ticket, "send", deadline))
+        return ticket
+
+    def notify(self, method: str, params: Mapping[str, Any] | None, deadline: Deadline) -> None:
+        """Say something that has no answer; raises as Channel.send says."""
+        with self._lock:
+            self._check_open(method)
+            notification = self._session.tell(method, params)
+        self._flush_first(deadline)
+        self._channel.send(notification, deadline)
+
+    def run(self, job: Job) -> bool:
+        """Run application code on a thread of its own; False: too many run already."""
+        return self._crew.start(job)
+
+    def agree(self, agreement: Agreement) -> None:
+        """Take note of what was negotiated, and tell the channel."""
+        with self._lock:
+            self._session.era = agreement.era
+        self.agreement = agreement
+        self._channel.agreed(agreement.era)
+
+    @property
+    def over(self) -> bool:
+        """Whether the conversation has ended."""
+        return self._end is not None
+
+    @property
+    def closed_by(self) -> MCPError | None:
+        """Why the conversation is over; None while it is not."""
+        return self._end
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """What has happened so far, with ``pending``; consistent in itself."""
+        with self._lock:
+            return {**self._session.counters.as_dict(), "pending": self._session.pending}
+
+    def explain(self) -> dict[str, Any]:
+        """Return what may explain a silence or an end, for the details of an error."""
+        return self._channel.explain()
+
+    # -- Owner of its tickets ------------------------------------------------------------------------------------------
+
+    def withdraw(self, future: CallFuture[Any]) -> bool:
+        """Take a call back and tell the other side soon; False: it is over."""
+        return self._leave(future, "cancelled", "cancelled by the caller")
+
+    def post(self, job: Job) -> None:
+        """Run application code on the lane."""
+        self.lane.post(job)
+
+    # -- the life of a call --------------------------------------------------------------------------------------------
+
+    def _enter(self, question: Question[R]) -> _Ticket[R]:
+        ticket = _Ticket(question, self)
+        with self._lock:
+            self._check_open(question.method)
+            request = self._session.ask(
+                question.method, question.params, ticket, progress=question.on_progress is not None
+            )
+            ticket.request, ticket.request_id = request, request.id
+        return ticket
+
+    def _check_open(self, method: str) -> None:
+        if self._end is not None:
+            raise self._end.about(method, may_have_run=False, method=method)
+
+    def _forked_error(self) -> ForkedClientError:
+        return ForkedClientError(
+            f"the connection to {self.name} belongs to the process that this one was forked from; "
+            "connect again in the child",
+            may_have_run=False,
+        )
+
+    def _say(self, ticket: _Ticket[Any], deadline: Deadline) -> None:
+        request, ticket.request = ticket.request, None
+        assert request is not None
+        self._flush_first(deadline)
+        if self._feed.watched:
+            self._feed.emit(Called(self.name, request.method, request.id))
+        try:
+            self._channel.send(request, deadline)
+        except MCPTimeoutError:
+            raise
+        except MCPConnectionError as error:
+            # The reader knows why the connection ended, and is about to say so to every call.
+            if ticket.wait(min(VERDICT_SECONDS, deadline.remaining)):
+                return
+            raise self._about_call(error, ticket, "send", deadline) from error
+        except MCPError as error:
+            raise self._about_call(error, ticket, "send", deadline) from error
+
+    def _wait(self, ticket: _Ticket[Any], deadline: Deadline) -> bool:
+        if ticket.nested is None:
+            return self._channel.wait(ticket, deadline.remaining)
+        while True:  # on the lane itself: nobody else could run the progress callback
+            try:
+                params = ticket.nested.get(timeout=deadline.remaining)
+            except queue.Empty:
+                return ticket.done()
+            if params is None:
+                return True
+            self._report_progress(ticket, params)
+
+    def _leave(self, ticket: CallFuture[Any], why: str, reason: str = "") -> bool:
+        """Take a call out of the Session; with a reason, the other side is told soon. False: it is over."""
+        if ticket.request_id is None:
+            return False
+        with self._lock:
+            if self._session.give_up(ticket.request_id, why) is None:
+                return False
+            notice = self._session.cancel_notice(ticket.request_id, ticket.question.method, reason) if reason else None
+        if notice is not None and not self._channel.abandon(ticket.request_id):
+            self._post_out(notice)
+        self._report(ticket, why)
+        return True
+
+    def _stop_waiting(self, ticket: _Ticket[Any], deadline: Deadline, stuck: MCPTimeoutError | None) -> None:
+        """Raise the timeout, unless the answer came at the last moment: then it is in the ticket."""
+        unsent = stuck is not None and stuck.may_have_run is False
+        if self._leave(ticket, "timeout", "" if unsent else "timed out"):
+            raise self._timeout_error(ticket, deadline, stuck)
+        ticket.wait(VERDICT_SECONDS)  # the reader has it in hand already
+
+    def _expire(self, ticket: _Ticket[Any], deadline: Deadline) -> None:
+        if self._leave(ticket, "timeout", "timed out"):
+            ticket.settle(None, self._timeout_error(ticket, deadline))
+
+    def _timeout_error(
+        self, ticket: _Ticket[Any], deadline: Deadline, stuck: MCPTimeoutError | None = None
+    ) -> MCPTimeoutError:
+        doing = f"while sending: {stuck}" if stuck is not None else "no answer"
+        return MCPTimeoutError(
+            f"{ticket.question.method} to {self.name}: timed out after {deadline.elapsed:.2f} s "
+            f"(limit {deadline.limit:g} s), {doing}",
+            details=self._details(ticket, "send" if stuck else "wait", deadline),
+            may_have_run=stuck.may_have_run if stuck else None,
+        )
+
+    def _about_call(self, error: MCPError, ticket: _Ticket[Any], phase: str, deadline: Deadline) -> MCPError:
+        note = f"{ticket.question.method} to {self.name}"
+        return error.about(note, may_have_run=error.may_have_run, **self._details(ticket, phase, deadline))
+
+    def _about_end(self, end: MCPError, ticket: _Ticket[Any]) -> MCPError:
+        elapsed = round(time.monotonic() - ticket.started, 3)
+        known = {"transport": self._channel.kind, "server": self.name, "phase": "wait", "elapsed": elapsed}
+        return end.about(ticket.question.method, may_have_run=None, method=ticket.question.method, **known)
+
+    def _details(self, ticket: _Ticket[Any], phase: str, deadline: Deadline) -> dict[str, Any]:
+        return {
+            **self._channel.explain(),
+            "transport": self._channel.kind,
+            "server": self.name,
+            "method": ticket.question.method,
+            "phase": phase,
+            "elapsed": round(deadline.elapsed, 3),
+            "limit": deadline.limit,
+        }
+
+    def _await_callbacks(self, deadline: Deadline) -> None:
+        done = threading.Event()
+        self.lane.post(done.set)
+        done.wait(deadline.remaining)
+
+    def _report(self, ticket: CallFuture[Any], error: str | None) -> None:
+        if self._feed.watched and isinstance(ticket, _Ticket):
+            seconds = time.monotonic() - ticket.started
+            self._feed.emit(Finished(self.name, ticket.question.method, ticket.request_id or 0, seconds, error))
+
+    # -- Sink: what the other side says. On the reader thread: never raises, never waits -----------------------------------
+
+    def received(self, message: Message) -> None:
+        """Take a message to where it belongs."""
+        if type(message) is Batch:
+            for item in self._unpack(message):
+                self.received(item)
+            return
+        with self._lock:
+            effect = self._session.received(message)
+        if type(effect) is effects.Settle:  # by far the most frequent
+            self._settle(effect.ticket, effect.result, effect.error)
+        else:
+            self._follow(effect)
+
+    def lost(self, request_id: RequestId, error: MCPError) -> None:
+        """Fail the one call whose answer will never come."""
+        with self._lock:
+            effect = self._session.lost(request_id, error)
+        self._follow(effect)
+
+    def closed(self, error: MCPError) -> None:
+        """Fail every call that still waits."""
+        with self._lock:
+            if self._end is None:
+                self._end = error
+            first = not self._session.closed
+            tickets = self._session.close()
+            serving = list(self._serving.values())
+        for incoming in serving:
+            incoming.withdrawn.set()
+        for ticket in tickets:
+            self._settle(ticket, None, self._about_end(error, ticket))
+        if first and (handler := self._target()) is not None:
+            self.lane.post(lambda: handler.closed(error))
+        if first:
+            self._feed.emit(Disconnected(self.name, str(error)))
+
+    def _unpack(self, batch: Batch) -> list[Message]:
+        with self._lock:
+            return self._session.unpack(batch)
+
+    def _settle(self, ticket: _Ticket[Any], result: dict[str, Any] | None, error: MCPError | None) -> None:
+        if self._feed.watched:
+            self._report(ticket, type(error).__name__ if error else None)
+        ticket.settle(result, error)
+        if ticket.nested is not None:
+            ticket.nested.put(None)
+
+    def _follow(self, effect: effects.Effect) -> None:
+        if isinstance(effect, effects.Progressed):
+            self._progress(effect.ticket, effect.params)
+        elif isinstance(effect, effects.Told):
+            self._tell(effect.notification)
+        elif isinstance(effect, effects.Pushed):
+            if effect.ticket.question.on_push is not None:
+                effect.ticket.question.on_push(effect.notification)
+        elif isinstance(effect, effects.Serve):
+            self._serve(effect.request)
+        elif isinstance(effect, effects.Settle):
+            self._settle(effect.ticket, effect.result, effect.error)
+        elif isinstance(effect, effects.Reply):
+            self._post_out(effect.message)
+        elif isinstance(effect, effects.Withdrawn):
+            self._withdrawn(effect.request_id)
+        else:
+            self._feed.emit(Ignored(self.name, effect.why))
+
+    def _progress(self, ticket: _Ticket[Any], params: dict[str, Any]) -> None:
+        if ticket.nested is not None:
+            ticket.nested.put(params)
+        elif self.lane.offer(lambda: self._report_progress(ticket, params)):
+            ticket.progress_posted = True
+        else:
+            self._count_drop()
+
+    def _report_progress(self, ticket: _Ticket[Any], params: dict[str, Any]) -> None:
+        if ticket.question.on_progress is not None:
+            total, message = params.get("total"), params.get("message")
+            try:
+                ticket.question.on_progress(params["progress"], total, message)
+            except Exception:
+                log.exception("a progress callback failed")
+
+    def _tell(self, notification: Notification) -> None:
+        handler = self._handler
+        if handler is None:
+            return
+
+        def tell() -> None:
+            target = handler()
+            if target is not None:
+                target.notification(notification)
+
+        if not self.lane.offer(tell, notification.size):
+            self._count_drop()
+
+    def _target(self) -> Handler | None:
+        return self._handler() if self._handler is not None else None
+
+    def _count_drop(self) -> None:
+        with self._lock:
+            self._session.counters.dropped_backlog += 1
+        self._feed.emit(Ignored(self.name, "a notification beyond the backlog"))
+
+    # -- answering -----------------------------------------------------------------------------------------------------
+
+    def _serve(self, request: Request) -> None:
+        incoming = Incoming(request)
+        with self._lock:
+            self._serving[request.id] = incoming
+        if not self._crew.start(lambda: self._answer(incoming)):
+            with self._lock:
+                self._session.counters.requests_refused += 1
+            self._refuse(request, INTERNAL_ERROR, "too many requests are being answered already; try again later")
+
+    def _answer(self, incoming: Incoming) -> None:
+        request = incoming.request
+        handler = self._target()
+        if handler is None:
+            self._refuse(request, METHOD_NOT_FOUND, f"{request.method} is not offered")
+            return
+        try:
+            result = handler.request(incoming)
+        except JSONRPCError as error:
+            self._refuse(request, error.code, error.message, error.data)
+        except Exception:
+            log.exception("the callback for %s failed", request.method)
+            self._refuse(request, INTERNAL_ERROR, f"the callback for {request.method} failed")
+        else:
+            self._give(request, result)
+
+    def _give(self, request: Request, result: dict[str, Any]) -> None:
+        with self._lock:
+            self._serving.pop(request.id, None)
+            answer = self._session.answer(request.id, result)
+        if answer is None:
+            return
+        try:
+            self._channel.send(answer, Deadline(FLUSH_SECONDS * 5))
+        except MCPTransportError as error:
+            self._feed.emit(Ignored(self.name, f"the answer to {request.method} could not be sent: {error}"))
+        except MCPError as error:
+            log.error("the callback for %s returned what cannot be sent: %s", request.method, error)
+            self._post_out(Failure(request.id, INTERNAL_ERROR, f"the callback for {request.method} failed"))
+
+    def _refuse(self, request: Request, code: int, message: str, data: Any = None) -> None:
+        with self._lock:
+            self._serving.pop(request.id, None)
+            failure = self._session.refuse(request.id, code, message, data)
+        if failure is not None:
+            self._post_out(failure)
+
+    def _withdrawn(self, request_id: RequestId) -> None:
+        with self._lock:
+            incoming = self._serving.pop(request_id, None)
+        if incoming is not None:
+            incoming.withdrawn.set()
+
+    # -- what has to be said, but not by the reader --------------------------------------------------------------------------
+
+    def _post_out(self, message: Message) -> None:
+        """Leave a message for the next writer, or the lane; a reader must not write."""
+        size = 200 + len(str(getattr(message, "id", "")))
+        with self._lock:
+            if self._end is not None:
+                return
+            overflow = self._outbox_bytes + size > OUTBOX_BYTES
+            if overflow:
+                self._end = MCPConnectionError(f"{self.name} asks faster than it reads our answers")
+            else:
+                self._outbox.append(message)
+                self._outbox_bytes += size
+        if overflow:
+            self.lane.post(lambda: self._channel.close(Deadline(FLUSH_SECONDS)))
+        else:
+            self.lane.post(self._flush_soon)
+
+    def _flush_soon(self) -> None:
+        try:
+            self._flush(Deadline(FLUSH_SECONDS))
+        except MCPError as error:
+            self._feed.emit(Ignored(self.name, f"could not be sent yet: {error}"))
+
+    def _flush_first(self, deadline: Deadline) -> None:
+        """Send what is in the outbox before something else; of that, nothing is sent if this fails."""
+        if not self._outbox:
+            return
+        try:
+            self._flush(deadline)
+        except MCPTimeoutError as stuck:
+            raise MCPTimeoutError(str(stuck), may_have_run=False) from stuck
+
+    def _flush(self, deadline: Deadline) -> None:
+        """Send what is in the outbox, as far as the deadline allows."""
+        while True:
+            with self._lock:
+                if not self._outbox:
+                    return
+                message = self._outbox.popleft()
+                self._outbox_bytes -= 200 + len(str(getattr(message, "id", "")))
+            try:
+                self._channel.send(message, deadline)
+            except MCPTimeoutError as stuck:
+                if stuck.may_have_run is False:
+                    with self._lock:
+                        self._outbox.appendleft(message)
+                        self._outbox_bytes += 200 + len(str(getattr(message, "id", "")))
+                raise
+
+    # -- the end -------------------------------------------------------------------------------------------------------
+
+    def close(self, deadline: Deadline) -> None:
+        """End the conversation: every call in flight fails, every thread ends. Idempotent, from any thread."""
+        if isinstance(self._end, ForkedClientError):
+            return
+        with self._lock:
+            if self._end is None:
+                self._end = MCPConnectionError(f"the connection to {self.name} was closed")
+            end = self._end
+        self.closed(end)
+        self._channel.close(deadline)
+        self._crew.close(deadline)
+        self.lane.close(deadline)
+        self._channel.events.close(deadline)
+
+    def forked(self) -> None:
+        """In a forked child: fail what was in flight here; nothing can be asked any more."""
+        self._lock = threading.Lock()  # guards as before; the old one may be held by a thread that stayed behind
+        self._end = self._forked_error()
+        for ticket in self._session.close():
+            ticket.reborn()
+            ticket.settle(None, self._forked_error())

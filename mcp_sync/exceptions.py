@@ -1,0 +1,161 @@
+"""Every error that this package raises: one root, and attributes instead of parsing of text.
+
+::
+
+    MCPError                                .details .may_have_run
+      JSONRPCError(code, message, data)     the other side answered with an error
+      ToolError                             raise_for_error() on a result whose is_error is true
+      MCPTransportError
+        MCPConnectionError                  it never started, or stopped before the answer
+          ForkedClientError                 this process is a fork of the one that connected
+        MCPTimeoutError (TimeoutError)      the deadline passed
+        MessageTooLarge                     names the limit, in either direction
+      Refused                               one of our own limits said no; nothing was sent
+        TooManyRequests
+      ProtocolError
+        LocalProtocolError                  we were asked to say something the protocol forbids
+        RemoteProtocolError                 the other side said something the protocol forbids
+
+``details`` is a plain dict of what is known: ``transport``, ``server``, ``method``, ``phase`` (connect, send, wait),
+``elapsed`` and ``limit`` in seconds, ``exit_status``, ``stderr``. ``may_have_run`` answers "is a repeat safe?":
+False (nothing of the request left this process), True (the server answered), None (nobody can know).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+def _rebuild(cls: type[MCPError], args: tuple[Any, ...], state: dict[str, Any]) -> MCPError:
+    error = cls.__new__(cls, *args)
+    error.args = args
+    error.__dict__.update(state)
+    return error
+
+
+class MCPError(Exception):
+    """The root of every error of this package; catch it to catch them all.
+
+    Args:
+        message: What happened and what to try.
+        details: What is known, as a plain dict (module docstring).
+        may_have_run: Whether the request may have taken effect: True, False, or None for unknown.
+    """
+
+    def __init__(
+        self, message: str = "", *, details: Mapping[str, Any] | None = None, may_have_run: bool | None = None
+    ) -> None:
+        super().__init__(message)
+        self.details: dict[str, Any] = dict(details or {})
+        self.may_have_run = may_have_run
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.args, self.__dict__)
+
+    def about(self, note: str, *, may_have_run: bool | None, **details: Any) -> Self:
+        """Return a copy of this error for one call: each caller gets an instance of its own.
+
+        Args:
+            note: What the call was; it goes in front of the text.
+            may_have_run: Whether that call may have taken effect.
+            **details: Added to the details.
+        """
+        text = f"{note}: {self}" if note else str(self)
+        copy = type(self)(text, details={**self.details, **details}, may_have_run=may_have_run)
+        copy.__cause__ = self.__cause__
+        return copy
+
+
+class JSONRPCError(MCPError):
+    """The other side answered a request with a JSON-RPC error object (JSON-RPC 2.0, section 5.1).
+
+    Raise it in a callback to answer the server with this very error.
+
+    Args:
+        code: The error code; -32700 to -32603 are JSON-RPC's own, -32020 to -32099 the protocol's.
+        message: One sentence for people.
+        data: Any JSON value that the sender added, or None.
+        method: The method that was asked, where it is known.
+    """
+
+    def __init__(self, code: int, message: str, data: Any = None, *, method: str | None = None) -> None:
+        super().__init__(message, may_have_run=True)
+        self.code = code
+        self.message = message
+        self.data = data
+        self.method = method
+
+    def __str__(self) -> str:
+        asked = f"{self.method}: " if self.method else ""
+        extra = "" if self.data is None else f", data {_short(self.data)}"
+        return f"{asked}{self.message} (JSON-RPC error {self.code}{extra})"
+
+
+class ToolError(MCPError):
+    """A tool ran and reported failure (``is_error``); raised by ``ToolResult.raise_for_error()``.
+
+    Attributes:
+        tool: The tool's name, where it is known.
+        result: The whole ToolResult.
+    """
+
+    def __init__(self, message: str, *, tool: str | None = None, result: Any = None) -> None:
+        super().__init__(message, may_have_run=True)
+        self.tool = tool
+        self.result = result
+
+    def __str__(self) -> str:
+        named = f"tool {self.tool!r}" if self.tool else "the tool"
+        return f"{named} reported an error: {self.args[0]}"
+
+
+class MCPTransportError(MCPError):
+    """Something between us and the other side failed."""
+
+
+class MCPConnectionError(MCPTransportError):
+    """The connection could not be made, or ended before the answer came."""
+
+
+class ForkedClientError(MCPConnectionError):
+    """The connection belongs to the process that this one was forked from.
+
+    A Client dials anew by itself; a bare session or transport must be made again in the child.
+    """
+
+
+class MCPTimeoutError(MCPTransportError, TimeoutError):
+    """The deadline passed; ``details`` has ``elapsed`` and ``limit`` in seconds."""
+
+
+class MessageTooLarge(MCPTransportError):
+    """A message is longer than ``max_message_size`` bytes; ``details`` has ``limit`` and ``size`` where known."""
+
+
+class Refused(MCPError):
+    """One of our own limits said no; nothing was sent."""
+
+
+class TooManyRequests(Refused):
+    """More requests are in flight than the limit allows."""
+
+
+class ProtocolError(MCPError):
+    """Something was said that the protocol forbids."""
+
+
+class LocalProtocolError(ProtocolError):
+    """We were asked to say something that the protocol forbids; nothing was sent."""
+
+
+class RemoteProtocolError(ProtocolError):
+    """The other side said something that the protocol forbids."""
+
+
+def _short(value: Any, limit: int = 200) -> str:
+    text = repr(value)
+    return text if len(text) <= limit else f"{text[:limit]}..."

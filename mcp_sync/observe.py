@@ -1,0 +1,144 @@
+"""What can be watched: frozen events, and the feed that carries them to observers.
+
+An observer is any callable that takes one event. Observers run on a lane of their own, in order, one at a time; one
+that is slow misses events (counted in ``Feed.missed``), one that raises is logged, and neither can delay a call. The
+log is an observer too: it writes arrows (``> tools/call #7``) to the logger ``mcp_sync`` at level DEBUG.
+"""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+log = logging.getLogger("mcp_sync")
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """A connection is ready for calls."""
+
+    server: str
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Disconnected:
+    """A connection is over; ``reason`` is None where we closed it."""
+
+    server: str
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Called:
+    """A request was sent."""
+
+    server: str
+    method: str
+    id: int | str
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A call is over, after so many seconds; ``error`` is the name of the exception's type, or None."""
+
+    server: str
+    method: str
+    id: int | str
+    seconds: float
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """Something arrived that is no message: noise, or an answer that nobody can read. ``raw``: its beginning."""
+
+    server: str
+    reason: str
+    raw: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Ignored:
+    """A message arrived that nothing follows from: a late answer, or a notification too many."""
+
+    server: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessStarted:
+    """A child process was started."""
+
+    server: str
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessEnded:
+    """A child process is gone; ``status`` is its exit code, negative for a signal, None where nobody can know."""
+
+    server: str
+    pid: int
+    status: int | None
+
+
+Event: TypeAlias = (
+    "Connected | Disconnected | Called | Finished | Unreadable | Ignored | ProcessStarted | ProcessEnded"
+)
+Observer: TypeAlias = "Callable[[Event], None]"
+
+
+class Observers(list[Observer]):
+    """The observers of one transport, in the order in which they asked."""
+
+
+class Feed:
+    """Carries events to observers without waiting for them, and without keeping them alive.
+
+    Args:
+        observers: Whom to tell; held weakly, they belong to what the user holds.
+        offer: Runs a job elsewhere, or says no: ``Lane.offer``.
+    """
+
+    def __init__(
+        self, observers: Observers | None = None, offer: Callable[[Callable[[], Any]], bool] | None = None
+    ) -> None:
+        self._observers = weakref.ref(observers) if observers is not None else None
+        self._offer = offer
+        self.missed = 0
+
+    @property
+    def watched(self) -> bool:
+        """Whether anybody is looking; ask before making an event for every message."""
+        return bool(self._observers and self._observers()) or log.isEnabledFor(logging.DEBUG)
+
+    def emit(self, event: Event) -> None:
+        """Tell all observers, soon."""
+        if self._offer is None or not self.watched:
+            return
+        observers = (self._observers() if self._observers else None) or []
+        for observer in (*observers, write_log):
+            if not self._offer(lambda observer=observer: observer(event)):  # type: ignore[misc]
+                self.missed += 1
+
+
+def write_log(event: Event) -> None:
+    """Write an event as one line, with an arrow for its direction."""
+    if log.isEnabledFor(logging.DEBUG):
+        log.debug("%s", _line(event))
+
+
+def _line(event: Event) -> str:
+    if isinstance(event, Called):
+        return f"> {event.method} #{event.id} ({event.server})"
+    if isinstance(event, Finished):
+        return f"< #{event.id} {event.seconds * 1000:.1f} ms {event.error or ''}".rstrip()
+    if isinstance(event, Disconnected):
+        return f"= closed ({event.server}) {event.reason or ''}".rstrip()
+    if isinstance(event, Unreadable):
+        return f"? {event.reason} ({event.server})"
+    return f"= {event}"

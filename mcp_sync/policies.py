@@ -1,0 +1,193 @@
+"""Policies: what a transport may be told, as a few frozen numbers; each field knows the keyword users give it.
+
+A constructor takes keywords (``max_message_size=...``) and turns them, once, at the door, into policies. Below the
+door nobody sees a keyword. ``gather`` refuses a misspelt or foreign one by name, and checks every value.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import Field, dataclass, field, fields
+from typing import Any, TypeVar, cast
+
+P = TypeVar("P")
+C = TypeVar("C", bound=type)
+
+Check = Callable[[str, Any], Any]
+
+
+def knob(name: str, default: Any, check: Check) -> Any:
+    """Return a dataclass field that users set by the keyword ``name``; ``check(name, value)`` returns what to keep."""
+    return field(default=default, metadata={"knob": name, "check": check})
+
+
+def whole(minimum: int) -> Check:
+    """Check for a whole number from a minimum on."""
+
+    def check(name: str, value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise TypeError(f"{name} must be a whole number, not {type(value).__name__} ({value!r})")
+        if value < minimum:
+            raise ValueError(f"{name} must be {minimum} or more, not {value}")
+        return value
+
+    return check
+
+
+def seconds(name: str, value: Any) -> float:
+    """Check for a finite number of seconds, 0 or more."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number of seconds, not {type(value).__name__} ({value!r})")
+    if not 0 <= value < float("inf"):
+        raise ValueError(f"{name} must be a finite number of seconds, 0 or more, not {value!r}")
+    return float(value)
+
+
+def flag(name: str, value: Any) -> bool:
+    """Check for True or False."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, not {type(value).__name__} ({value!r})")
+    return value
+
+
+def names(name: str, value: Any) -> tuple[str, ...] | None:
+    """Check for a collection of names, or None."""
+    if value is None:
+        return None
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise TypeError(f"{name} must be a list of names, not {type(value).__name__} ({value!r})")
+    found = tuple(value)
+    if not all(isinstance(item, str) for item in found):
+        raise TypeError(f"{name} must hold only str, not {found!r}")
+    return found
+
+
+def variables(name: str, value: Any) -> dict[str, str]:
+    """Check for environment variables: a mapping of str to str."""
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{name} must be a mapping of str to str, not {type(value).__name__}")
+    for key, item in value.items():
+        if not isinstance(key, str) or not isinstance(item, str):
+            raise TypeError(f"{name} must map str to str; {key!r} maps to {type(item).__name__}")
+        if not key or "=" in key or "\0" in key + item:
+            raise ValueError(f"{name}: {key!r} cannot be set in an environment")
+    return dict(value)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much may be said, and may wait.
+
+    Attributes:
+        message_size: Bytes of one message, either way.
+        pending: Messages that wait to be received one by one, before reading pauses.
+        backlog: Notifications and progress reports that wait for callbacks, before new ones are dropped.
+        callbacks: Requests of the server that are answered at once, before new ones are refused.
+    """
+
+    message_size: int = knob("max_message_size", 16 << 20, whole(1024))
+    pending: int = knob("max_pending_messages", 1000, whole(1))
+    backlog: int = knob("max_backlog", 1000, whole(1))
+    callbacks: int = knob("max_concurrent_callbacks", 16, whole(1))
+
+
+@dataclass(frozen=True)
+class Shutdown:
+    """How a child process is ended.
+
+    Attributes:
+        seconds: For all of it: closing its stdin, then SIGTERM, then SIGKILL.
+        tree: Whether its process group goes too, or only the process itself.
+    """
+
+    seconds: float = knob("shutdown_timeout", 5.0, seconds)
+    tree: bool = knob("kill_tree", True, flag)
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a child process sees of our environment.
+
+    Attributes:
+        passed: Names of variables that are passed on; None for the safe ones of ``transports.stdio``.
+        added: Variables that are set.
+    """
+
+    passed: tuple[str, ...] | None = knob("environment_filter", None, names)
+    added: Mapping[str, str] = field(
+        default_factory=dict, metadata={"knob": "environment_additions", "check": variables}
+    )
+
+
+class Policies:
+    """The policies of one transport, one of each kind, found by their type."""
+
+    def __init__(self, parts: Iterable[Any]) -> None:
+        self._parts = {type(part): part for part in parts}
+
+    def __getitem__(self, kind: type[P]) -> P:
+        return cast("P", self._parts[kind])
+
+    def __repr__(self) -> str:
+        return f"Policies({list(self._parts.values())!r})"
+
+
+def gather(owner: str, kinds: Iterable[type[Any]], given: Iterable[Any] | None, knobs: Mapping[str, Any]) -> Policies:
+    """Make the policies of a transport from the ones given whole and from single keywords, which win.
+
+    Args:
+        owner: The transport's name, for messages.
+        kinds: The kinds of policies that mean something to it.
+        given: Policies handed over whole.
+        knobs: Keywords.
+
+    Raises:
+        TypeError: A keyword or a policy means nothing here, or a value has the wrong type.
+        ValueError: A value is out of range.
+    """
+    chosen = {kind: kind() for kind in kinds}
+    for policy in given or ():
+        if type(policy) not in chosen:
+            raise TypeError(f"{owner} has no use for the policy {policy!r}")
+        chosen[type(policy)] = policy
+    by_keyword = {part.metadata["knob"]: (kind, part) for kind in chosen for part in fields(kind)}
+    changes: dict[type[Any], dict[str, Any]] = {}
+    for keyword, value in knobs.items():
+        if keyword not in by_keyword:
+            raise TypeError(unexpected_keyword(owner, keyword, by_keyword))
+        kind, part = by_keyword[keyword]
+        changes.setdefault(kind, {})[part.name] = part.metadata["check"](keyword, value)
+    for kind, change in changes.items():
+        chosen[kind] = kind(**{**{part.name: getattr(chosen[kind], part.name) for part in fields(kind)}, **change})
+    return Policies(chosen.values())
+
+
+def unexpected_keyword(owner: str, keyword: str, known: Iterable[str]) -> str:
+    """Return the message about a keyword that means nothing here, with the one that may have been meant."""
+    close = difflib.get_close_matches(keyword, list(known), n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else f"; it takes {', '.join(sorted(known))}"
+    return f"{owner}() got an unexpected keyword argument {keyword!r}{hint}"
+
+
+def with_knobs(*kinds: type[Any]) -> Callable[[C], C]:
+    """Decorate a class whose constructor ends in ``**knobs``: its signature then lists every keyword."""
+
+    def decorate(cls: C) -> C:
+        signature = inspect.signature(cls.__init__)
+        own = [p for name, p in signature.parameters.items() if name != "self" and p.kind is not p.VAR_KEYWORD]
+        extra = [_parameter(part) for kind in kinds for part in fields(kind)]
+        cls.__signature__ = signature.replace(parameters=[*own, *extra])  # type: ignore[attr-defined]
+        return cls
+
+    return decorate
+
+
+def _parameter(part: Field[Any]) -> inspect.Parameter:
+    default = part.default_factory() if callable(part.default_factory) else part.default
+    return inspect.Parameter(
+        part.metadata["knob"], inspect.Parameter.KEYWORD_ONLY, default=default, annotation=part.type
+    )

@@ -1,0 +1,84 @@
+"""How messages lie in a stream of bytes: one to a line, ended by a newline (basic/transports/stdio).
+
+Only ``\\n`` ends a line. U+2028, U+2029 and NEL are legal inside a JSON string, and ``\\r`` before the newline is
+forgiven.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+KEEP_OF_OVERLONG = 65536
+"""Bytes of an over-long line that are kept, to find out whose answer it was."""
+
+
+@dataclass(frozen=True, slots=True)
+class Overlong:
+    """A line longer than the limit; it is skipped to its end. Reported once, as soon as it is known."""
+
+    head: bytes
+    limit: int
+
+
+class LineSplitter:
+    """Cuts a stream into lines; linear in its length whatever the cuts, bounded in memory by the limit.
+
+    Args:
+        limit: The longest line in bytes, without its end.
+
+    Attributes:
+        skipped: Bytes thrown away of the over-long line we are in; 0 outside one.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.skipped = 0
+        self._parts: list[bytes] = []
+        self._size = 0
+
+    def feed(self, chunk: bytes) -> list[bytes | Overlong]:
+        """Return the lines that the chunk completes, without their ends; blank ones are left out."""
+        lines: list[bytes | Overlong] = []
+        start = 0
+        while (end := chunk.find(b"\n", start)) >= 0:
+            self._finish(chunk[start:end], lines)
+            start = end + 1
+        if start < len(chunk):
+            self._keep(chunk[start:] if start else chunk, lines)
+        return lines
+
+    def flush(self) -> bytes:
+        """Return what has come of a line that will never end."""
+        rest = b"".join(self._parts)
+        self._reset()
+        return rest
+
+    def _finish(self, piece: bytes, lines: list[bytes | Overlong]) -> None:
+        if self._parts or self.skipped or len(piece) > self.limit:
+            self._keep(piece, lines)
+            if self.skipped:
+                self._reset()
+                return
+            piece = b"".join(self._parts)
+            self._reset()
+        line = piece.strip(b" \t\r")
+        if line:
+            lines.append(line)
+
+    def _keep(self, piece: bytes, lines: list[bytes | Overlong]) -> None:
+        if self.skipped:
+            self.skipped += len(piece)
+            return
+        self._parts.append(piece)
+        self._size += len(piece)
+        if self._size > self.limit:
+            head = b"".join(self._parts)[:KEEP_OF_OVERLONG]
+            lines.append(Overlong(head, self.limit))
+            size = self._size
+            self._reset()
+            self.skipped = size
+
+    def _reset(self) -> None:
+        self._parts = []
+        self._size = 0
+        self.skipped = 0

@@ -1,0 +1,368 @@
+"""A Message is one JSON-RPC request, notification, result or failure: frozen data.
+
+``decode`` is a total function: whatever bytes it is given, it returns Messages, and never raises. What cannot be
+read becomes Malformed, which says whether the bytes were plainly an answer to somebody (then that call must fail now,
+not at its timeout) or just noise.
+
+Source: JSON-RPC 2.0; the protocol's basic/index; RFC 8259 (JSON), of which we take the strict reading: UTF-8 only, no
+NaN, no lone surrogates, bounded depth.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from ..exceptions import JSONRPCError, LocalProtocolError, MessageTooLarge, RemoteProtocolError
+
+PARSE_ERROR = -32700
+INVALID_REQUEST = -32600
+METHOD_NOT_FOUND = -32601
+INVALID_PARAMS = -32602
+INTERNAL_ERROR = -32603
+HEADER_MISMATCH = -32020
+MISSING_CAPABILITY = -32021
+UNSUPPORTED_VERSION = -32022
+
+MAX_DEPTH = 128
+"""Levels of arrays and objects in one message. The C parser recurses; a thread's stack is finite."""
+
+RequestId: TypeAlias = "int | str"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Somebody wants an answer."""
+
+    id: RequestId
+    method: str
+    params: dict[str, Any] | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the JSON-RPC object."""
+        head = {"jsonrpc": "2.0", "id": self.id, "method": self.method}
+        return head if self.params is None else {**head, "params": self.params}
+
+
+@dataclass(frozen=True, slots=True)
+class Notification:
+    """Somebody says something; no answer is allowed. ``size`` is its length on the wire in bytes, where known."""
+
+    method: str
+    params: dict[str, Any] | None = None
+    size: int = field(default=0, compare=False, repr=False)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the JSON-RPC object."""
+        head: dict[str, Any] = {"jsonrpc": "2.0", "method": self.method}
+        return head if self.params is None else {**head, "params": self.params}
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The answer to a request."""
+
+    id: RequestId
+    result: dict[str, Any]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the JSON-RPC object."""
+        return {"jsonrpc": "2.0", "id": self.id, "result": self.result}
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """The answer to a request, when it is an error. An id of None: the sender could not read whose."""
+
+    id: RequestId | None
+    code: int
+    message: str
+    data: Any = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the JSON-RPC object."""
+        error: dict[str, Any] = {"code": self.code, "message": self.message}
+        if self.data is not None:
+            error["data"] = self.data
+        return {"jsonrpc": "2.0", "id": self.id, "error": error}
+
+    def as_error(self, method: str | None = None) -> JSONRPCError:
+        """Return it as an exception."""
+        return JSONRPCError(self.code, self.message, self.data, method=method)
+
+
+@dataclass(frozen=True, slots=True)
+class Malformed:
+    """Bytes that are no message.
+
+    Attributes:
+        reason: What is wrong, for people.
+        raw: The beginning of the bytes.
+        answers: The id of the request that this was plainly meant to answer, or None.
+        asks: The id of the request that this plainly was, or None.
+        parsed: Whether it was JSON at all.
+        too_large: The limit in bytes, where that is what was wrong; otherwise 0.
+    """
+
+    reason: str
+    raw: bytes = b""
+    answers: RequestId | None = None
+    asks: RequestId | None = None
+    parsed: bool = False
+    too_large: int = 0
+
+    def as_error(self) -> RemoteProtocolError | MessageTooLarge:
+        """Return it as an exception."""
+        details = {"raw": self.raw[:200].decode("utf-8", "replace")}
+        if self.too_large:
+            return MessageTooLarge(self.reason, details={**details, "limit": self.too_large}, may_have_run=True)
+        return RemoteProtocolError(f"unreadable answer: {self.reason}", details=details, may_have_run=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Several messages in one array: only 2025-03-26 allows it, and only to be received (basic/index)."""
+
+    messages: tuple[Message, ...]
+
+
+Message: TypeAlias = "Request | Notification | Result | Failure | Malformed | Batch"
+
+
+# -- out --------------------------------------------------------------------------------------------------------------
+
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), check_circular=True).encode
+
+
+def encode(message: Message | Mapping[str, Any] | list[Any]) -> bytes:
+    """Return the message as UTF-8 JSON on one line, without the line's end.
+
+    Raises:
+        LocalProtocolError: It holds something JSON cannot say; the text names where.
+    """
+    content = message if isinstance(message, (Mapping, list)) else message.as_dict()  # type: ignore[union-attr]
+    try:
+        return _encode(content).encode("utf-8")
+    except (TypeError, ValueError, RecursionError) as error:
+        where = find_unsayable(content)
+        raise LocalProtocolError(f"cannot be sent as JSON: {where or error}", may_have_run=False) from error
+
+
+def find_unsayable(value: Any, path: str = "", depth: int = 0) -> str | None:
+    """Return where in the value sits what JSON cannot say, and what it is; None where there is nothing."""
+    if depth > MAX_DEPTH:
+        return f"{path or 'the value'} is nested more than {MAX_DEPTH} levels deep, or holds itself"
+    if isinstance(value, Mapping):
+        return _first(_unsayable_item(key, item, path, depth) for key, item in value.items())
+    if isinstance(value, (list, tuple)):
+        return _first(find_unsayable(item, f"{path}[{n}]", depth + 1) for n, item in enumerate(value))
+    try:
+        _encode(value).encode("utf-8")
+    except (TypeError, ValueError) as error:
+        hint = f" ({error})" if isinstance(value, (str, float)) else "; pass a str, number, bool, None, list or dict"
+        return f"{path or 'the value'} is {_named(value)}{hint}"
+    return None
+
+
+def _unsayable_item(key: Any, item: Any, path: str, depth: int) -> str | None:
+    if not isinstance(key, str):
+        return f"a key of {path or 'the value'} is {_named(key)}; keys must be str"
+    return find_unsayable(item, f"{path}.{key}" if path else key, depth + 1)
+
+
+def _named(value: Any) -> str:
+    text = repr(value)
+    return f"of type {type(value).__name__} ({text if len(text) < 80 else text[:80] + '...'})"
+
+
+def _first(found: Iterable[str | None]) -> str | None:
+    return next((text for text in found if text), None)
+
+
+# -- in ---------------------------------------------------------------------------------------------------------------
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+_decoder = json.JSONDecoder(parse_constant=_refuse_constant)
+_BRACKETS = bytes.maketrans(b"{}", b"[]")
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+
+
+def decode(raw: bytes, max_depth: int = MAX_DEPTH) -> Message:
+    """Return what the bytes say; never raises."""
+    try:
+        text = raw.decode("utf-8")
+        if raw.count(b"[") + raw.count(b"{") > max_depth and too_deep(raw, max_depth):
+            raise ValueError(f"nested more than {max_depth} levels deep")
+        content = _decoder.decode(text)
+        if b"\\ud" in raw or b"\\uD" in raw:
+            _encode(content).encode("utf-8")  # refuses a lone surrogate, which nothing could send on
+    except (ValueError, RecursionError) as error:
+        return _unreadable(raw, error)
+    return _as_message(content, raw)
+
+
+def too_deep(raw: bytes, limit: int) -> bool:
+    """Tell whether arrays and objects are nested deeper than the limit, at C speed and without recursion."""
+    outside_strings = b"".join(raw.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')[::2])
+    brackets = outside_strings.translate(_BRACKETS, _NO_BRACKETS)
+    levels = 0
+    while b"[]" in brackets and levels <= limit:
+        brackets = brackets.replace(b"[]", b"")
+        levels += 1
+    return levels + brackets.count(b"[") > limit
+
+
+def _unreadable(raw: bytes, error: Exception) -> Malformed:
+    if isinstance(error, UnicodeDecodeError):
+        reason = f"invalid UTF-8 at byte {error.start}"
+    elif isinstance(error, UnicodeEncodeError):
+        reason = "a lone surrogate, which is no character"
+    else:
+        reason = f"invalid JSON: {error}"
+    answers, asks = salvage_id(raw)
+    return Malformed(reason, raw[:1024], answers=answers, asks=asks)
+
+
+def _as_message(content: Any, raw: bytes) -> Message:
+    if type(content) is list:
+        if not content:
+            return Malformed("an empty array", raw[:1024], parsed=True)
+        return Batch(tuple(_as_single(item, raw) for item in content))
+    return _as_single(content, raw)
+
+
+def _as_single(content: Any, raw: bytes) -> Message:
+    """Sort one parsed value; the frequent kind, a good result, first."""
+    if type(content) is not dict:
+        return Malformed(f"a JSON {_json_type(content)} where an object is due", raw[:1024], parsed=True)
+    if "method" in content:
+        return _as_call(content, raw)
+    if "result" in content or "error" in content:
+        return _as_answer(content, raw)
+    answers = content.get("id") if "jsonrpc" in content and _is_id(content.get("id")) else None
+    return Malformed("neither a method, nor a result, nor an error", raw[:1024], answers=answers, parsed=True)
+
+
+def _as_answer(content: dict[str, Any], raw: bytes) -> Message:
+    id_ = content.get("id")
+    flaw = _answer_flaw(content)
+    if flaw:
+        return Malformed(flaw, raw[:1024], answers=id_ if _is_id(id_) else None, parsed=True)
+    if "result" in content:
+        return Result(id_, content["result"])
+    error = content["error"]
+    return Failure(id_, error["code"], error["message"], error.get("data"))
+
+
+def _answer_flaw(content: dict[str, Any]) -> str | None:
+    if content.get("jsonrpc") != "2.0":
+        return f"jsonrpc is {content.get('jsonrpc')!r}, not '2.0'"
+    if "result" in content and "error" in content:
+        return "both a result and an error"
+    if "result" in content:
+        if not _is_id(content.get("id")):
+            return f"a result whose id is {content.get('id')!r}"
+        return None if type(content["result"]) is dict else f"result is a JSON {_json_type(content['result'])}"
+    if content.get("id") is not None and not _is_id(content["id"]):
+        return f"an error whose id is {content['id']!r}"
+    return _error_flaw(content["error"])
+
+
+def _error_flaw(error: Any) -> str | None:
+    if type(error) is not dict:
+        return f"error is a JSON {_json_type(error)}, not an object"
+    if type(error.get("code")) is not int:
+        return f"error.code is {error.get('code')!r}, not an integer"
+    if type(error.get("message")) is not str:
+        return f"error.message is {error.get('message')!r}, not a string"
+    return None
+
+
+def _as_call(content: dict[str, Any], raw: bytes) -> Message:
+    id_, method, params = content.get("id"), content["method"], content.get("params")
+    flaw = None
+    if content.get("jsonrpc") != "2.0":
+        flaw = f"jsonrpc is {content.get('jsonrpc')!r}, not '2.0'"
+    elif type(method) is not str:
+        flaw = f"method is a JSON {_json_type(method)}, not a string"
+    elif params is not None and type(params) is not dict:
+        flaw = f"params is a JSON {_json_type(params)}, not an object"
+    elif "id" in content and not _is_id(id_):
+        flaw = f"a request whose id is {id_!r}"
+    if flaw:
+        return Malformed(flaw, raw[:1024], asks=id_ if _is_id(id_) else None, parsed=True)
+    if "id" in content:
+        return Request(id_, method, params)  # type: ignore[arg-type]  # _is_id said so
+    return Notification(method, params, len(raw))
+
+
+def _is_id(value: Any) -> bool:
+    return type(value) is int or type(value) is str  # not isinstance: True is an int
+
+
+def _json_type(value: Any) -> str:
+    names = {dict: "object", list: "array", str: "string", int: "number", float: "number", bool: "boolean"}
+    return names.get(type(value), "null")
+
+
+# -- whose answer was this? --------------------------------------------------------------------------------------------
+
+_TOKEN = re.compile(rb'"(?:[^"\\]|\\.){0,64}"|"|[\[\]{}:,]|-?\d{1,20}|[^\s"\[\]{}:,]')
+_SALVAGE_BYTES = 65536
+
+
+def salvage_id(raw: bytes) -> tuple[RequestId | None, RequestId | None]:
+    """Return the ids that unreadable bytes plainly answer, and plainly ask with: (answers, asks).
+
+    Only an ``"id"`` key of the outermost object counts, once, and only beside other keys of JSON-RPC. An id inside a
+    string or a nested object is somebody's data; mistaking it would fail a call that is still being worked on.
+    """
+    head = raw[:_SALVAGE_BYTES].lstrip()
+    if not head.startswith(b"{"):
+        return None, None
+    keys = _top_level_members(_blank_strings(head))
+    ids = [value for key, value in keys if key == b"id"]
+    names = {key for key, _ in keys}
+    found = _as_id(ids[0]) if len(ids) == 1 else None
+    if found is None or not names & {b"jsonrpc", b"result", b"error", b"method"}:
+        return None, None
+    return (None, found) if b"method" in names else (found, None)
+
+
+def _blank_strings(head: bytes) -> bytes:
+    """Empty every string too long to be a key or an id, so that no later step looks inside one."""
+    parts = head.replace(b"\\\\", b"__").replace(b'\\"', b"__").split(b'"')
+    parts[1::2] = [part if len(part) <= 64 else b"" for part in parts[1::2]]
+    return b'"'.join(parts)
+
+
+def _top_level_members(head: bytes) -> list[tuple[bytes, bytes]]:
+    """Return (key, first token of the value) of the outermost object, as far as the text goes."""
+    depth, members, recent = 0, [], [b"", b"", b""]
+    for match in _TOKEN.finditer(head):
+        token = match.group()
+        recent = [*recent[1:], token] if depth == 1 else [b"", b"", token]
+        before, colon, value = recent
+        whole = match.end() < len(head)  # a number that the text ends in may go on: 1 of 12
+        if depth == 1 and whole and colon == b":" and before[:1] == b'"' and len(before) > 2:
+            members.append((before[1:-1], value))
+        if token in b"[{":
+            depth += 1
+        elif token in b"]}":
+            depth -= 1
+            if depth == 0:
+                break
+    return members
+
+
+def _as_id(token: bytes) -> RequestId | None:
+    if token[:1] == b'"' and token[-1:] == b'"' and len(token) > 1:
+        return token[1:-1].decode("utf-8", "replace")
+    return int(token) if re.fullmatch(rb"-?\d{1,18}", token) else None

@@ -1,0 +1,1 @@
+"""Transports: ways to reach a server; the client ends of the bindings."""

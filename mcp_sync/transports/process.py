@@ -1,0 +1,439 @@
+"""A child process as a Pipe: one message to a line on its stdin and stdout, its stderr drained.
+
+One thread, the reader, owns all descriptors: it waits in one ``poll`` for stdout, stderr, the process's end and a wake
+pipe, it alone closes descriptors, and it ends the process. Everybody else only writes to stdin, under the channel's
+lock, or rings the wake pipe. So nothing is closed under somebody's feet, and output is drained to the last moment.
+
+Source: basic/transports/stdio; basic/lifecycle (shutdown).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import signal
+import subprocess
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ..deadlines import Deadline
+from ..engine.channel import Pipe
+from ..exceptions import MCPConnectionError, MCPTimeoutError
+from ..observe import Feed, ProcessEnded
+from ..policies import Shutdown
+from ..protocol.framing import LineSplitter, Overlong
+from ..protocol.redact import mask
+
+READ_BYTES = 65536
+STDERR_BYTES = 8192
+"""How much of the end of stderr is kept, to be shown in errors."""
+STDERR_LINES = 20
+NOISE_LINES = 5
+"""How many lines of stdout that are no messages are kept, to be shown in errors."""
+ENDLESS_FACTOR = 4
+"""A line so many times longer than the limit is given up on: it may never end."""
+VERDICT_SECONDS = 0.3
+"""How long the end of the process is waited for after the end of its stdout, to know the exit status."""
+PATIENCE_SHARE = 0.8
+"""Share of the time to shut down after which the process is killed; half of it passes before SIGTERM."""
+
+_READABLE = select.POLLIN | select.POLLHUP | select.POLLERR | select.POLLNVAL
+_WAITING = object()
+
+
+class ChildPipe(Pipe):
+    """Lines to and from a child process.
+
+    Threads: the channel's reader runs ``read``, ``epitaph`` and ``finish``.
+    Locks: ``_ending`` is held for a few instructions.
+
+    Args:
+        process: The child, just started, in a session of its own; its three streams are pipes without buffers.
+        name: For people; without secrets.
+        limit: The longest line in bytes.
+        shutdown: How to end it.
+        secrets: What must not be shown of its output.
+
+    Attributes:
+        feed: Where events go.
+        on_stderr: Is given its stderr, line by line; must not wait.
+    """
+
+    kind = "stdio"
+
+    def __init__(
+        self,
+        process: subprocess.Popen[bytes],
+        name: str,
+        limit: int,
+        shutdown: Shutdown,
+        secrets: Sequence[str] = (),
+    ) -> None:
+        assert process.stdin and process.stdout and process.stderr
+        self.name = name
+        self.feed = Feed()
+        self._process = process
+        self._pid = process.pid
+        self._shutdown = shutdown
+        self._secrets = secrets
+        self.on_stderr: Callable[[str], object] | None = None
+        self._stdin, self._stdout, self._stderr = (
+            stream.fileno() for stream in (process.stdin, process.stdout, process.stderr)
+        )
+        for descriptor in (self._stdin, self._stdout, self._stderr):
+            os.set_blocking(descriptor, False)
+        self._wake, self._ring = os.pipe()
+        self._pidfd = _open_pidfd(self._pid)
+        self._ending = threading.Lock()  # guards _deadline, _ring
+        self._deadline: Deadline | None = None
+        self._lines = LineSplitter(limit)
+        self._errors = LineSplitter(65536)
+        self._tail = bytearray()
+        self._noise: deque[str] = deque(maxlen=NOISE_LINES)
+        self._unsent = memoryview(b"")
+        self._torn = False
+        self._status: Any = _WAITING
+        self._endless = False
+        self._poll = select.poll()
+        for descriptor in (self._stdout, self._stderr, self._wake, self._pidfd):
+            if descriptor >= 0:
+                self._poll.register(descriptor, select.POLLIN)
+
+    # -- reading, on the reader thread ---------------------------------------------------------------------------------
+
+    def read(self) -> Sequence[bytes | Overlong]:
+        """Wait for at least one line; an empty answer is the end of stdout, or of the process."""
+        while self._deadline is None and not self._endless:
+            ready = self._wait(None if self._pidfd >= 0 else 1.0)
+            if self._stderr in ready:
+                self._drain_stderr()
+            if self._stdout in ready:
+                lines, ended = self._read_stdout()
+                if lines:
+                    return lines
+                if ended:
+                    return []
+            elif self._pidfd in ready or self._has_ended():
+                return self._last_lines()  # a grandchild may hold stdout open for ever
+        return []
+
+    def _wait(self, seconds: float | None) -> set[int]:
+        return {descriptor for descriptor, _ in self._poll.poll(None if seconds is None else seconds * 1000)}
+
+    def _read_stdout(self) -> tuple[list[bytes | Overlong], bool]:
+        try:
+            chunk = os.read(self._stdout, READ_BYTES)
+        except BlockingIOError:
+            return [], False
+        except OSError:
+            chunk = b""
+        if not chunk:
+            rest = self._lines.flush().strip()
+            return ([rest] if rest.endswith(b"}") else []), True
+        lines = self._lines.feed(chunk)
+        for line in lines:
+            if isinstance(line, bytes) and line[:1] not in (b"{", b"["):
+                self._noise.append(self._shown(line[:500]))
+        self._endless = self._lines.skipped > ENDLESS_FACTOR * self._lines.limit
+        return lines, False
+
+    def _last_lines(self) -> list[bytes | Overlong]:
+        """Return what the process wrote before it ended."""
+        lines: list[bytes | Overlong] = []
+        ended = False
+        while not ended and self._stdout in self._wait(0):
+            more, ended = self._read_stdout()
+            lines += more
+        if lines:
+            return lines
+        rest = self._lines.flush().strip()
+        return [rest] if rest.endswith(b"}") else []
+
+    def _drain_stderr(self) -> None:
+        try:
+            chunk = os.read(self._stderr, READ_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            chunk = b""
+        if not chunk:
+            self._poll.unregister(self._stderr)
+            self._pass_on(self._errors.flush())
+            return
+        self._tail += chunk
+        del self._tail[:-STDERR_BYTES]
+        if self.on_stderr is not None:
+            for line in self._errors.feed(chunk):
+                self._pass_on(line if isinstance(line, bytes) else line.head)
+
+    def _pass_on(self, line: bytes) -> None:
+        if line and self.on_stderr is not None:
+            self.on_stderr(self._shown(line))
+
+    def _shown(self, raw: bytes) -> str:
+        return mask(raw.decode("utf-8", "replace"), self._secrets)
+
+    # -- writing, under the channel's lock -----------------------------------------------------------------------------
+
+    def write(self, data: bytes, deadline: Deadline) -> None:
+        """Write one line. What a message before it left half written goes first, so lines are never torn."""
+        if self._torn:
+            raise MCPConnectionError("a write was interrupted, and nobody knows how far it had come")
+        self._write_unsent(deadline)
+        self._unsent = memoryview(data + b"\n")
+        whole = len(self._unsent)
+        try:
+            self._write_unsent(deadline)
+        except BaseException as error:
+            written = whole - len(self._unsent)
+            if not written:
+                self._unsent = memoryview(b"")
+            if self._torn:
+                self.hang_up(Deadline(self._shutdown.seconds))
+            if isinstance(error, MCPTimeoutError) and written:
+                raise MCPTimeoutError(f"{written} of {whole} bytes written, the server reads no more") from error
+            raise
+
+    def _write_unsent(self, deadline: Deadline) -> None:
+        while self._unsent:
+            self._torn = True  # until it is known how much was written: Ctrl-C may come between
+            try:
+                written = os.write(self._stdin, self._unsent)
+            except BlockingIOError:
+                self._torn = False
+                self._await_room(deadline)
+            except OSError as error:
+                self._torn, self._unsent = False, memoryview(b"")
+                raise MCPConnectionError(f"the server's stdin is closed ({os.strerror(error.errno or 0)})") from error
+            else:
+                self._unsent = self._unsent[written:]
+                self._torn = False
+
+    def _await_room(self, deadline: Deadline) -> None:
+        room = select.poll()
+        room.register(self._stdin, select.POLLOUT)
+        room.register(self._wake, 0)  # hung up, for ever, once the pipe is to end
+        ready = {descriptor for descriptor, _ in room.poll(deadline.remaining * 1000)}
+        if self._wake in ready:
+            raise MCPConnectionError("the connection is closed")
+        if not ready and deadline.expired:
+            raise MCPTimeoutError("the server does not read its stdin", may_have_run=False)
+
+    # -- the end -------------------------------------------------------------------------------------------------------
+
+    def hang_up(self, deadline: Deadline) -> None:
+        """Wake whoever reads or writes; the process has until the deadline, at most ``shutdown_timeout``."""
+        with self._ending:
+            ours = deadline.sooner(min(deadline.remaining, self._shutdown.seconds) * PATIENCE_SHARE)
+            if self._deadline is None or ours.at < self._deadline.at:
+                self._deadline = ours
+            ring, self._ring = self._ring, -1
+        if ring >= 0:
+            os.close(ring)
+
+    def epitaph(self) -> MCPConnectionError:
+        """Say why the stream ended, after a moment in which the process may end too."""
+        patience = Deadline(VERDICT_SECONDS)
+        while not self._has_ended() and not patience.expired and not self._endless:
+            self._idle(min(0.01, patience.remaining))
+        while self._stderr in self._wait(0) and not patience.expired:
+            self._drain_stderr()
+        details = self.explain()
+        return MCPConnectionError(f"{self.name} {self._fate()}{describe(details)}", details=details)
+
+    def _fate(self) -> str:
+        if self._endless:
+            return f"sends a line without end (more than {ENDLESS_FACTOR} x max_message_size)"
+        if self._status is _WAITING:
+            return "closed its stdout, though it is still running"
+        if self._status is None:
+            return "ended; its exit status is unknown, because something else collected it"
+        if self._status < 0:
+            return f"was killed by signal {-self._status} ({_signal_name(-self._status)})"
+        return f"ended with exit status {self._status}"
+
+    def explain(self) -> dict[str, Any]:
+        """Return what is known of the process: pid, exit_status, the last lines of stderr, noise on stdout."""
+        lines = self._shown(bytes(self._tail)).splitlines()
+        if len(self._tail) == STDERR_BYTES:
+            lines = lines[1:] or lines
+        details: dict[str, Any] = {"pid": self._pid, "stderr": lines[-STDERR_LINES:], "stdout": list(self._noise)}
+        if self._status is not _WAITING:
+            details["exit_status"] = self._status
+        return details
+
+    def end_writing(self) -> None:
+        """Close the child's stdin, which asks it to end."""
+        stdin = self._process.stdin
+        assert stdin is not None
+        try:
+            stdin.close()
+        except OSError:
+            pass  # the process is gone already
+
+    def finish(self) -> None:
+        """End the process, and the rest of its group; then close everything."""
+        self.hang_up(Deadline(self._shutdown.seconds))
+        self._poll.unregister(self._wake)
+        self._climb_down()
+        if self._shutdown.tree:
+            self._signal(signal.SIGKILL)  # the leader is not reaped yet, so the group's number is still its own
+        self._reap()
+        self._close_all()
+        self.feed.emit(ProcessEnded(self.name, self._pid, self._status))
+
+    def _climb_down(self) -> None:
+        """Give the process time to go by itself, then SIGTERM, then SIGKILL (basic/lifecycle, shutdown)."""
+        assert self._deadline is not None
+        if self._outlives(Deadline(self._deadline.remaining / 2)):
+            self._signal(signal.SIGTERM)
+            if self._outlives(self._deadline):
+                self._signal(signal.SIGKILL)
+                self._outlives(Deadline(self._shutdown.seconds), killed=True)
+
+    def _outlives(self, patience: Deadline, killed: bool = False) -> bool:
+        """Wait for the process to end, draining its output: it may be blocked on that."""
+        assert self._deadline is not None
+        while not self._has_ended():
+            if patience.expired or (self._deadline.expired and not killed):  # close() may bring the deadline forward
+                return True
+            self._idle(min(0.02, patience.remaining))
+        return False
+
+    def _idle(self, seconds: float) -> None:
+        ready = self._wait(seconds)
+        if self._stderr in ready:
+            self._drain_stderr()
+        if self._stdout in ready:
+            try:
+                gone = not os.read(self._stdout, READ_BYTES)
+            except OSError:
+                gone = False
+            if gone:
+                self._poll.unregister(self._stdout)
+
+    def _signal(self, number: signal.Signals) -> None:
+        try:
+            if self._shutdown.tree:
+                os.killpg(self._pid, number)
+            elif not self._has_ended():
+                os.kill(self._pid, number)
+        except OSError:
+            pass  # gone already; or, on macOS, a group of nothing but zombies
+
+    def _has_ended(self) -> bool:
+        """Tell whether the process has ended, and learn its status; it stays a zombie until ``_reap``."""
+        if self._status is _WAITING:
+            try:
+                found = os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                self._status = None  # SIGCHLD is ignored, or somebody waits for every child: 0 would be a guess
+            else:
+                if found is not None:
+                    self._status = found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
+        return self._status is not _WAITING
+
+    def _reap(self) -> None:
+        try:
+            os.waitpid(self._pid, os.WNOHANG)
+        except ChildProcessError:
+            pass
+        self._process.returncode = self._status if isinstance(self._status, int) else 0  # Popen need not look again
+
+    def _close_all(self) -> None:
+        for stream in (self._process.stdout, self._process.stderr):
+            if stream is not None:
+                stream.close()
+        for descriptor in (self._wake, self._pidfd):
+            if descriptor >= 0:
+                os.close(descriptor)
+
+    def disown(self) -> None:
+        """In a forked child: close our copies of the descriptors; the process is the parent's."""
+        self._process.returncode = 0
+        for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
+            if stream is not None and not stream.closed:
+                stream.close()
+        for descriptor in (self._wake, self._ring, self._pidfd):
+            if descriptor >= 0:
+                _close_quietly(descriptor)
+        self._ring = -1
+
+
+def start(argv: Sequence[str], cwd: str | None, env: dict[str, str], name: str) -> subprocess.Popen[bytes]:
+    """Start a child process in a session of its own, with three pipes and no other descriptor of ours.
+
+    Raises:
+        MCPConnectionError: It cannot be started; the text says what to try.
+    """
+    try:
+        return subprocess.Popen(
+            list(argv),
+            bufsize=0,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=cwd,
+            env=env,
+            start_new_session=True,
+            close_fds=True,
+        )
+    except OSError as error:
+        details = {"transport": "stdio", "command": name, "phase": "connect", "errno": error.errno}
+        text = f"cannot start {name}: {_advice(error, argv[0], cwd)}"
+        raise MCPConnectionError(text, details=details, may_have_run=False) from error
+
+
+def _advice(error: OSError, program: str, cwd: str | None) -> str:
+    if cwd is not None and not os.path.isdir(cwd):
+        return f"the working directory {cwd!r} does not exist or is not a directory"
+    if isinstance(error, FileNotFoundError):
+        if " " in program.strip() and os.path.sep not in program.split()[0]:
+            return f"no program is called {program!r}; give the words as a list, or the program and args apart"
+        if os.path.exists(program):
+            return f"{program!r} exists, but not the interpreter that its first line names"
+        return f"no program {program!r}; check the spelling and PATH, or give its full path"
+    if isinstance(error, PermissionError):
+        if os.path.isdir(program):
+            return f"{program!r} is a directory"
+        return f"{program!r} may not be executed; chmod +x it, or start its interpreter with it as an argument"
+    if error.errno == errno.ENOEXEC:
+        return f"{program!r} is not a program; its first line should name an interpreter (#!), or start that with it"
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return "too many open files; close what is not needed, or raise the limit (ulimit -n)"
+    return os.strerror(error.errno) if error.errno else str(error)
+
+
+def describe(details: dict[str, Any]) -> str:
+    """Return the end of a sentence about what a process wrote last."""
+    said = ""
+    if details.get("stderr"):
+        said += "; the end of its stderr: " + " | ".join(details["stderr"][-3:])
+    if details.get("stdout"):
+        said += "; it printed: " + " | ".join(details["stdout"][-3:])
+    return said
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return "unknown"
+
+
+def _open_pidfd(pid: int) -> int:
+    """Return a descriptor that becomes readable when the process ends; -1 where there is no such thing."""
+    try:
+        return os.pidfd_open(pid)
+    except (AttributeError, OSError):
+        return -1
+
+
+def _close_quietly(descriptor: int) -> None:
+    try:
+        os.close(descriptor)
+    except OSError:
+        pass

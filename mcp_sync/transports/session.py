@@ -1,0 +1,228 @@
+"""MCPSession: one initialised conversation, in plain dicts; what ``transport.create_session()`` returns."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from ..deadlines import Deadline, as_timeout
+from ..engine.caller import CallFuture, Incoming, Question
+from ..engine.connect import Introduction
+from ..engine.lifetimes import close_when_forgotten
+from ..engine.peer import Peer
+from ..exceptions import JSONRPCError, MCPError, MCPTimeoutError
+from ..protocol.eras import Identity
+from ..protocol.messages import METHOD_NOT_FOUND, Notification
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+KEPT = 1000
+"""Messages kept for whoever listens; beyond that, new ones are dropped and counted."""
+
+
+class MCPSession:
+    """One conversation with a server, in plain dicts. All methods may be called from any thread.
+
+    Threads: none of its own. Every method blocks at most its timeout; ``listen`` until the conversation ends.
+
+    Attributes:
+        dropped: Messages dropped because nobody listened, or not fast enough.
+    """
+
+    def __init__(
+        self, converse: Callable[[Introduction], Peer], timeout: float, version: str | None, name: str
+    ) -> None:
+        self._timeout = timeout
+        self._pushed: queue.Queue[dict[str, Any] | MCPError] = queue.Queue(KEPT)
+        self._streams: list[queue.Queue[Any]] = []
+        self._closing = False
+        self.dropped = 0
+        self._peer = converse(Introduction(Identity(), version, self))
+        self._closed_properly = close_when_forgotten(self, self._peer, f"<MCPSession {name}>")
+
+    def __repr__(self) -> str:
+        return f"<MCPSession {self._peer!r}>"
+
+    @property
+    def protocol_version(self) -> str:
+        """The protocol version that was agreed."""
+        return self._peer.agreement.era.version
+
+    @property
+    def server_info(self) -> dict[str, Any]:
+        """What the server says of itself: ``name``, ``version`` ..."""
+        return dict(self._peer.agreement.server_info)
+
+    @property
+    def server_capabilities(self) -> dict[str, Any]:
+        """What the server offers."""
+        return dict(self._peer.agreement.capabilities)
+
+    @property
+    def instructions(self) -> str | None:
+        """What the server says about its use."""
+        return self._peer.agreement.instructions
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """What has happened so far; ``sent == ok + error + timeout + cancelled + pending``."""
+        return self._peer.counters
+
+    def send_request(
+        self, method: str, params: Mapping[str, Any] | None = None, timeout: float | None = None
+    ) -> dict[str, Any]:
+        """Ask, and return the result.
+
+        Args:
+            method: The method, e.g. ``"tools/list"``.
+            params: Its params.
+            timeout: Seconds; None means the session's own.
+
+        Raises:
+            JSONRPCError: The server answered with an error.
+            MCPTimeoutError: No answer within the timeout; the server has been told to stop.
+            MCPConnectionError: The connection is over.
+            ProtocolError: One side said something that the protocol forbids.
+        """
+        return self._peer.call(Question(method, _checked(params)), self._deadline(timeout))
+
+    def submit_request(
+        self, method: str, params: Mapping[str, Any] | None = None, timeout: float | None = None
+    ) -> CallFuture[dict[str, Any]]:
+        """Ask, and return a ``concurrent.futures.Future`` of the result; arguments as for ``send_request``."""
+        question: Question[dict[str, Any]] = Question(method, _checked(params))
+        return self._peer.submit(question, self._deadline(timeout))
+
+    def send_notification(
+        self, method: str, params: Mapping[str, Any] | None = None, timeout: float | None = None
+    ) -> None:
+        """Say something that has no answer.
+
+        Raises:
+            MCPConnectionError: The connection is over.
+            MCPTimeoutError: The server did not read it within the timeout.
+        """
+        self._peer.notify(method, _checked(params), self._deadline(timeout))
+
+    def send_streaming_request(
+        self, method: str, params: Mapping[str, Any] | None = None, timeout: float | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """Ask, and iterate what comes: progress and log messages as they arrive, then the result.
+
+        A message is a dict with ``method`` and ``params``; the last item is the result, as ``send_request`` returns
+        it. Log messages carry no mark of their request: those that arrive meanwhile are included. Leaving the loop
+        early cancels the request.
+
+        Raises:
+            MCPError: As ``send_request``, from the iterator.
+        """
+        deadline = self._deadline(timeout)
+        items: queue.Queue[Any] = queue.Queue(KEPT)
+        question: Question[dict[str, Any]] = Question(
+            method,
+            _checked(params),
+            on_progress=lambda *report: self._keep(items, _progress(*report)),
+            then=lambda future: self._peer.post(lambda: items.put(future)),  # on the lane: after what came before it
+        )
+        self._streams.append(items)
+        return self._stream(items, self._peer.submit(question, deadline), deadline)
+
+    def _stream(
+        self, items: queue.Queue[Any], future: CallFuture[dict[str, Any]], deadline: Deadline
+    ) -> Iterator[dict[str, Any]]:
+        try:
+            while True:
+                item = items.get(timeout=deadline.remaining + 1.0)
+                if item is future:
+                    break
+                yield item
+            yield future.result(0)
+        except queue.Empty:
+            raise MCPTimeoutError(f"{future.question.method}: callbacks kept the result from arriving") from None
+        finally:
+            self._streams.remove(items)
+            future.cancel()
+
+    def listen(self) -> Iterator[dict[str, Any]]:
+        """Iterate every notification of the server, from the session's beginning on, until the session ends.
+
+        Each is a dict with ``method`` and ``params``.
+
+        Raises:
+            MCPConnectionError: The connection was lost; a session that we close just ends the loop.
+        """
+        while True:
+            item = self._pushed.get()
+            if not isinstance(item, MCPError):
+                yield item
+                continue
+            self._pushed.put(item)  # for others who listen
+            if self._closing:
+                return
+            raise item.about("", may_have_run=item.may_have_run)
+
+    stream_response = listen
+
+    def close(self, timeout: float | None = None) -> None:
+        """End the conversation and the connection. Idempotent, from any thread.
+
+        Args:
+            timeout: Seconds; None means 5.
+        """
+        self._closing = True
+        self._peer.close(Deadline(as_timeout(timeout, default=5.0)))
+        self._closed_properly()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    # -- Handler, on the lane and on request threads ---------------------------------------------------------------------
+
+    def request(self, incoming: Incoming) -> dict[str, Any]:
+        """Refuse: a session in plain dicts offers the server nothing."""
+        raise JSONRPCError(METHOD_NOT_FOUND, f"{incoming.request.method} is not offered")
+
+    def notification(self, notification: Notification) -> None:
+        """Keep it for whoever listens."""
+        message = notification.as_dict()
+        self._keep(self._pushed, message)
+        if notification.method == "notifications/message":
+            for items in list(self._streams):
+                self._keep(items, message)
+
+    def closed(self, error: MCPError) -> None:
+        """End the loops of whoever listens."""
+        while True:
+            try:
+                self._pushed.put_nowait(error)
+                return
+            except queue.Full:
+                self.dropped += 1
+                self._pushed.get_nowait()
+
+    def _keep(self, items: queue.Queue[Any], message: dict[str, Any]) -> None:
+        try:
+            items.put_nowait(message)
+        except queue.Full:
+            self.dropped += 1
+
+    def _deadline(self, timeout: float | None) -> Deadline:
+        return Deadline(as_timeout(timeout, default=self._timeout))
+
+
+def _progress(progress: float, total: float | None, message: str | None) -> dict[str, Any]:
+    report = {"progress": progress, "total": total, "message": message}
+    return Notification(
+        "notifications/progress", {key: value for key, value in report.items() if value is not None}
+    ).as_dict()
+
+
+def _checked(params: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    if params is not None and not isinstance(params, Mapping):
+        raise TypeError(f"params must be a dict, not {type(params).__name__} ({params!r})")
+    return params

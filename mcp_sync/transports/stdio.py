@@ -1,0 +1,178 @@
+"""stdio: a server that is a child process, spoken to over its stdin and stdout."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
+
+from ..deadlines import Deadline
+from ..engine.channel import Channel, PipeChannel
+from ..exceptions import MCPTransportError
+from ..observe import ProcessStarted
+from ..policies import Limits, Shutdown, Surroundings, gather, variables, with_knobs
+from ..protocol.redact import redact_command, secrets_of
+from . import process
+from .transport import MCPTransport
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+SAFE_VARIABLES = ("HOME", "LANG", "LC_ALL", "LC_CTYPE", "LOGNAME", "PATH", "SHELL", "TERM", "TMPDIR", "TZ", "USER")
+"""Variables of our environment that a server gets unless told otherwise; no secrets are kept in these."""
+
+
+class StdioKnobs(TypedDict, total=False):
+    """Keywords of StdioTransport beside those in its signature."""
+
+    max_message_size: int
+    max_pending_messages: int
+    max_backlog: int
+    max_concurrent_callbacks: int
+    shutdown_timeout: float
+    kill_tree: bool
+    environment_filter: Sequence[str] | None
+    environment_additions: Mapping[str, str]
+
+
+@with_knobs(Limits, Shutdown, Surroundings)
+class StdioTransport(MCPTransport):
+    """Reaches a server by starting it as a child process (basic/transports/stdio).
+
+    The child gets a session of its own, three pipes, no other descriptor, and an environment of safe variables.
+    Disconnecting closes its stdin, waits, sends SIGTERM, waits, sends SIGKILL, to its whole process group; a
+    descendant that made a session of its own escapes this. What it writes to stderr is always drained; the end of it
+    is in the ``details["stderr"]`` of errors. Lines on stdout that are no messages are skipped and reported to
+    observers.
+
+    POSIX only so far: the reader polls pipes, which Windows cannot.
+
+    Args:
+        command: The program, or the whole command as a list.
+        args: Its arguments.
+        env: Variables to set in the child's environment, beside those that are passed on.
+        cwd: The directory to start it in; ``working_directory`` is another name for it.
+        working_directory: See ``cwd``.
+        timeout: Seconds that any call may take unless told otherwise; None means 30.
+        stderr: Where each line of its stderr goes: a function, a logging.Logger, or anything with ``write(str)``.
+        policies: Policies given whole, in place of the keywords below.
+        **knobs: ``max_message_size`` (bytes of one message, default 16 MiB), ``max_pending_messages``,
+            ``max_backlog``, ``max_concurrent_callbacks`` (``mcp_sync.policies.Limits``); ``shutdown_timeout`` (seconds,
+            default 5), ``kill_tree`` (``Shutdown``); ``environment_filter`` (names of variables to pass on, in place
+            of SAFE_VARIABLES), ``environment_additions`` (``Surroundings``).
+
+    Raises:
+        TypeError: A keyword is misspelt or foreign, or a value has the wrong type.
+        ValueError: A value is out of range.
+    """
+
+    transport_type: ClassVar[str] = "stdio"
+
+    def __init__(
+        self,
+        command: str | os.PathLike[str] | Sequence[str],
+        args: Sequence[str] = (),
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: str | os.PathLike[str] | None = None,
+        working_directory: str | os.PathLike[str] | None = None,
+        timeout: float | None = None,
+        stderr: Any = None,
+        policies: Sequence[Any] | None = None,
+        **knobs: Unpack[StdioKnobs],
+    ) -> None:
+        kinds = (Limits, Shutdown, Surroundings)
+        super().__init__(timeout, gather("StdioTransport", kinds, policies, knobs))
+        self.command = _argv(command, args)
+        self.env = variables("env", env)
+        self.cwd = _directory(cwd, working_directory)
+        self._stderr = _line_writer(stderr)
+
+    @property
+    def name(self) -> str:
+        """The command, without secrets."""
+        return " ".join(redact_command(self.command))
+
+    def environment(self) -> dict[str, str]:
+        """Return the environment that the child will have."""
+        surroundings = self._policies[Surroundings]
+        passed = SAFE_VARIABLES if surroundings.passed is None else surroundings.passed
+        inherited = {name: os.environ[name] for name in passed if name in os.environ}
+        return {**inherited, **surroundings.added, **self.env}
+
+    def dial(self, deadline: Deadline) -> Channel:
+        """Start the process.
+
+        Raises:
+            MCPConnectionError: It cannot be started.
+            MCPTransportError: Not on this platform.
+        """
+        if sys.platform == "win32":
+            raise MCPTransportError("stdio is not supported on Windows yet", may_have_run=False)
+        environment = self.environment()
+        child = process.start(self.command, self.cwd, environment, self.name)
+        return self._channel_to(child, secrets_of(environment))
+
+    def _channel_to(self, child: subprocess.Popen[bytes], secrets: Sequence[str]) -> Channel:
+        limits = self._policies[Limits]
+        short = f"stdio-{child.pid}"
+        try:
+            pipe = process.ChildPipe(child, self.name, limits.message_size, self._policies[Shutdown], secrets)
+        except BaseException:
+            child.kill()
+            child.communicate()
+            raise
+        channel = PipeChannel(pipe, limits, self._observers, threads=short)
+        pipe.feed = channel.feed
+        if self._stderr is not None:
+            write, offer = self._stderr, channel.events.offer
+            pipe.on_stderr = lambda line: offer(lambda: write(line), len(line))
+        channel.feed.emit(ProcessStarted(self.name, child.pid))
+        return channel
+
+
+def _argv(command: object, args: object) -> list[str]:
+    words = [command] if isinstance(command, (str, os.PathLike)) else command
+    if not isinstance(words, Sequence) or not words:
+        raise TypeError(f"command must be a str or a list of str, not {type(command).__name__} ({command!r})")
+    if isinstance(args, str) or not isinstance(args, Sequence):
+        raise TypeError(f"args must be a list of str, not {type(args).__name__} ({args!r})")
+    argv = [os.fspath(word) if isinstance(word, os.PathLike) else word for word in (*words, *args)]
+    for word in argv:
+        if not isinstance(word, str):
+            raise TypeError(f"command and args must hold only str, not {type(word).__name__} ({word!r})")
+        if "\0" in word:
+            raise ValueError("command and args must not hold a NUL character")
+    if not argv[0]:
+        raise ValueError("command must not be empty")
+    return argv
+
+
+def _directory(cwd: object, working_directory: object) -> str | None:
+    if cwd is not None and working_directory is not None:
+        raise TypeError("give cwd or working_directory, not both: they mean the same")
+    chosen = cwd if cwd is not None else working_directory
+    if chosen is None:
+        return None
+    if not isinstance(chosen, (str, os.PathLike)):
+        raise TypeError(f"cwd must be a path, not {type(chosen).__name__} ({chosen!r})")
+    return os.fspath(chosen)
+
+
+def _line_writer(target: Any) -> Callable[[str], object] | None:
+    """Return what takes a line of stderr, or None: it is only kept for errors."""
+    if target is None:
+        return None
+    if isinstance(target, logging.Logger):
+        return lambda line: target.info("%s", line)
+    if callable(target):
+        return target  # type: ignore[no-any-return]
+    if callable(getattr(target, "write", None)):
+        return lambda line: target.write(line + "\n")
+    raise TypeError(f"stderr must be a function, a logger or have write(str), not {type(target).__name__}")
+
+
+EnhancedStdioTransport = StdioTransport

@@ -1,0 +1,271 @@
+"""Transport: how to reach a server: a recipe whose ``dial()`` gives a fresh Channel.
+
+It is also a small blocking facade over one connection, for those who want to send and receive messages themselves.
+"""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+from ..deadlines import DEFAULT_TIMEOUT, Deadline, as_timeout
+from ..engine.channel import Channel, Inbox, Relay
+from ..engine.connect import Introduction, converse
+from ..engine.lifetimes import close_when_forgotten, tell_of_forks
+from ..engine.peer import Peer
+from ..exceptions import ForkedClientError, LocalProtocolError, MCPConnectionError
+from ..observe import Event, Observers
+from ..policies import Limits, Policies
+from .session import MCPSession
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+O = TypeVar("O", bound="Callable[[Event], Any]")  # noqa: E741
+
+CLOSE_SECONDS = 5.0
+"""How long closing may take unless told otherwise."""
+
+
+class _Line:
+    """One dialled connection of a transport, and who uses it. It refers to nothing that users hold."""
+
+    def __init__(self, channel: Channel, limit: int) -> None:
+        self.channel = channel
+        self.inbox = Inbox(limit)
+        self.inbox.attend(channel)
+        self.relay = Relay(self.inbox)
+        self.claimed = False
+        self.peer: Peer | None = None
+        self._forked = False
+        tell_of_forks(self)
+
+    @property
+    def over(self) -> bool:
+        return self.relay.ended or self._forked
+
+    def check(self) -> None:
+        """Raise what keeps single messages from being passed here."""
+        if self._forked:
+            raise ForkedClientError(f"{self.channel.name} was connected by the process this one was forked from")
+        if self.claimed:
+            raise LocalProtocolError(f"a session or a client has the conversation with {self.channel.name}")
+
+    def close(self, deadline: Deadline) -> None:
+        if self._forked:
+            return
+        self.channel.close(deadline)
+        if self.peer is not None:
+            self.peer.close(deadline)
+        self.channel.lane.close(deadline)
+        self.channel.events.close(deadline)
+
+    def forked(self) -> None:
+        self._forked = True
+
+
+class MCPTransport(ABC):
+    """How to reach a server.
+
+    ``with transport:`` connects and disconnects. On a connected transport either ``create_session()`` (or
+    ``Client(transport)``) has a conversation, or ``send_message`` and ``receive_message`` pass single messages.
+
+    To write your own, subclass and define ``dial()``, which returns an engine Channel; or define ``connect``,
+    ``disconnect``, ``send_message`` and ``receive_message``, and ``dial()`` is derived from them.
+
+    Threads: those of the channel. ``connect`` blocks while dialling, ``receive_message`` while nothing arrives,
+    ``send_message`` while the other side does not read, ``disconnect`` while it ends; each at most its timeout.
+    Locks: ``_line_lock``, held for a few instructions.
+
+    Args:
+        timeout: Seconds that any call may take unless told otherwise; None means 30.
+        policies: What ``gather`` made of the keywords.
+
+    Attributes:
+        transport_type: The binding, e.g. ``"stdio"``.
+        timeout: Seconds.
+    """
+
+    transport_type: ClassVar[str] = "custom"
+    timeout: float = DEFAULT_TIMEOUT
+    _policies: Policies
+    _line: _Line | None = None
+    _closed_properly: Callable[[], None] | None = None
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Make the parts that a subclass of a user's, which may not call our ``__init__``, needs as well."""
+        self = super().__new__(cls)
+        self._line_lock = threading.Lock()  # guards _line
+        self._observers = Observers()
+        self._policies = Policies([Limits()])
+        return self
+
+    def __init__(self, timeout: float | None = None, policies: Policies | None = None) -> None:
+        self.timeout = as_timeout(timeout)
+        if policies is not None:
+            self._policies = policies
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "send_message" in cls.__dict__ and "receive_message" in cls.__dict__ and "dial" not in cls.__dict__:
+            from .custom import dial_by_messages
+
+            cls.dial = dial_by_messages  # type: ignore[method-assign]
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name}{' connected' if self.connected else ''}>"
+
+    @property
+    def name(self) -> str:
+        """What it reaches, for people; without secrets."""
+        return self.transport_type
+
+    @abstractmethod
+    def dial(self, deadline: Deadline) -> Channel:
+        """Return a fresh Channel, open and not yet started.
+
+        Raises:
+            MCPConnectionError: The server cannot be reached.
+            MCPTimeoutError: Not by the deadline.
+        """
+
+    # -- one connection, message by message ----------------------------------------------------------------------------
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection, as far as is known."""
+        line = self._line
+        return line is not None and not line.over
+
+    def connect(self, timeout: float | None = None) -> Self:
+        """Dial, unless connected already.
+
+        Args:
+            timeout: Seconds; None means the transport's own.
+
+        Returns:
+            The transport itself.
+
+        Raises:
+            MCPConnectionError: The server cannot be reached.
+            MCPTimeoutError: Not within the timeout.
+        """
+        with self._line_lock:
+            if self._line is not None and not self._line.over:
+                return self
+        line = _Line(self.dial(Deadline(as_timeout(timeout, default=self.timeout))), self._policies[Limits].pending)
+        line.channel.start(line.relay)
+        with self._line_lock:
+            stale, self._line = self._line, line
+            self._closed_properly = close_when_forgotten(self, line, f"{self!r}")
+        if stale is not None:
+            stale.close(Deadline(CLOSE_SECONDS))
+        return self
+
+    def disconnect(self, timeout: float | None = None) -> None:
+        """End the connection and what is behind it. Idempotent, from any thread.
+
+        Args:
+            timeout: Seconds; None means 5.
+        """
+        with self._line_lock:
+            line, self._line = self._line, None
+            closed_properly, self._closed_properly = self._closed_properly, None
+        if line is not None:
+            line.close(Deadline(as_timeout(timeout, default=CLOSE_SECONDS)))
+        if closed_properly is not None:
+            closed_properly()
+
+    close = disconnect
+
+    def send_message(self, message: Mapping[str, Any], timeout: float | None = None) -> None:
+        """Send one JSON-RPC message.
+
+        Args:
+            message: The JSON-RPC object.
+            timeout: Seconds; None means the transport's own.
+
+        Raises:
+            MCPConnectionError: Not connected, or no longer.
+            MCPTimeoutError: The other side did not read within the timeout.
+            LocalProtocolError: It cannot be said in JSON.
+            MessageTooLarge: It is over ``max_message_size``.
+        """
+        if not isinstance(message, Mapping):
+            raise TypeError(f"message must be a dict, not {type(message).__name__} ({message!r})")
+        self._own_line().channel.send(message, Deadline(as_timeout(timeout, default=self.timeout)))
+
+    def receive_message(self, timeout: float | None = None) -> dict[str, Any]:
+        """Return the next message that arrives, waiting for it.
+
+        Args:
+            timeout: Seconds; None means the transport's own.
+
+        Raises:
+            MCPTimeoutError: None came within the timeout.
+            MCPConnectionError: The connection is over, and all that came before has been received.
+            RemoteProtocolError: An answer came that cannot be read.
+        """
+        message = self._own_line().inbox.take(as_timeout(timeout, default=self.timeout))
+        return message.as_dict()  # type: ignore[union-attr]  # an Inbox holds neither Batch nor Malformed
+
+    def __enter__(self) -> Self:
+        return self.connect()
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.disconnect()
+
+    # -- conversations -------------------------------------------------------------------------------------------------
+
+    def create_session(self, timeout: float | None = None, *, protocol_version: str | None = None) -> MCPSession:
+        """Begin a conversation: on the connection that is open, if nobody has one there yet; else on a new one.
+
+        Args:
+            timeout: Seconds for the beginning, and the default of the session's calls; None means the transport's.
+            protocol_version: The protocol version to ask for; None finds the newest that both sides speak.
+
+        Raises:
+            MCPConnectionError: The server cannot be reached, ended, or refused.
+            MCPTimeoutError: Not within the timeout.
+            RemoteProtocolError: There is no protocol version in common.
+        """
+        limit = as_timeout(timeout, default=self.timeout)
+        return MCPSession(
+            lambda introduction: self.converse(introduction, Deadline(limit)), limit, protocol_version, self.name
+        )
+
+    def converse(self, introduction: Introduction, deadline: Deadline) -> Peer:
+        """Begin a conversation with everything said about it; what ``create_session`` and ``Client`` use."""
+        limits = self._policies[Limits]
+        with self._line_lock:
+            line = self._line
+            if line is not None and (line.over or line.claimed):
+                line = None
+            if line is not None:
+                line.claimed = True
+        if line is None:
+            return converse(self.dial(deadline), introduction, limits, deadline)
+        line.peer = converse(line.channel, introduction, limits, deadline, relay=line.relay)
+        return line.peer
+
+    # -- events --------------------------------------------------------------------------------------------------------
+
+    def observe(self, observer: O) -> O:
+        """Call ``observer(event)`` for every event of ``mcp_sync.observe``; usable as a decorator."""
+        if not callable(observer):
+            raise TypeError(f"an observer must be callable, not {type(observer).__name__}")
+        self._observers.append(observer)
+        return observer
+
+    def _own_line(self) -> _Line:
+        line = self._line
+        if line is None:
+            raise MCPConnectionError(
+                f"{self.name} is not connected; call connect() or use a with statement",
+                details={"transport": self.transport_type},
+                may_have_run=False,
+            )
+        line.check()
+        return line

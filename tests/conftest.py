@@ -1,0 +1,39 @@
+"""What holds for every test: it leaves nothing behind."""
+
+from __future__ import annotations
+
+import faulthandler
+from collections.abc import Iterator
+
+import pytest
+
+from house import leakcheck
+
+
+def pytest_configure() -> None:
+    # pytest enables it too, unless told not to. A crash in a thread without a traceback is an evening lost.
+    if not faulthandler.is_enabled():
+        faulthandler.enable()
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test that leaves a thread, a child process, a descriptor or a thread's exception behind."""
+    if _is_excused(request.node):
+        yield
+        return
+    before = leakcheck.take()
+    with leakcheck.uncaught_in_threads() as exceptions:
+        yield
+        leaks = leakcheck.leaks_since(before)
+    if found := leaks + exceptions:
+        pytest.fail("left behind:\n  " + "\n  ".join(found), pytrace=False)
+
+
+def _is_excused(item: pytest.Item) -> bool:
+    marker = item.get_closest_marker("leaks")
+    if marker is None:
+        return False
+    if not (len(marker.args) == 1 and isinstance(marker.args[0], str) and marker.args[0].strip()):
+        pytest.fail('leaks wants a reason: @pytest.mark.leaks("why")', pytrace=False)
+    return True
