@@ -48,7 +48,7 @@ _HOMES = {
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
-__all__ = ["__version__", *sorted(_HOME_OF)]  # noqa: PLE0604
+__all__ = ["__version__", *sorted(_HOME_OF)]
 
 if TYPE_CHECKING:
     from .client.answers import ToolResult as ToolResult
@@ -67,8 +67,8 @@ if TYPE_CHECKING:
     from .exceptions import ProtocolError as ProtocolError
     from .exceptions import Refused as Refused
     from .exceptions import RemoteProtocolError as RemoteProtocolError
-    from .exceptions import TooManyRequests as TooManyRequests
     from .exceptions import ToolError as ToolError
+    from .exceptions import TooManyRequests as TooManyRequests
     from .protocol.messages import Notification as Notification
     from .transports.custom import CustomTransport as CustomTransport
     from .transports.memory import MemoryTransport as MemoryTransport

@@ -6,12 +6,13 @@ clock that somebody sets does not matter.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 
 DEFAULT_TIMEOUT = 30.0
 """Seconds that any call may take unless told otherwise."""
+LONGEST_TIMEOUT = 1e9
+"""Thirty years. The platform's waits overflow somewhere beyond."""
 
 
 class Deadline:
@@ -61,12 +62,12 @@ def as_timeout(value: object, name: str = "timeout", default: float = DEFAULT_TI
 
     Raises:
         TypeError: It is not a number.
-        ValueError: It is not a finite number above zero.
+        ValueError: It is not above zero, or longer than LONGEST_TIMEOUT.
     """
     if value is None:
         return default
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be a number of seconds, not {type(value).__name__} ({value!r})")
-    if not (value > 0 and math.isfinite(value)):
-        raise ValueError(f"{name} must be a finite number of seconds above 0, not {value!r}")
+    if not 0 < value <= LONGEST_TIMEOUT:
+        raise ValueError(f"{name} must be a number of seconds above 0 and up to {LONGEST_TIMEOUT:g}, not {value!r:.80}")
     return float(value)

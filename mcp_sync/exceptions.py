@@ -24,13 +24,16 @@ False (nothing of the request left this process), True (the server answered), No
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 
-def _rebuild(cls: type[MCPError], args: tuple[Any, ...], state: dict[str, Any]) -> MCPError:
+E = TypeVar("E", bound="MCPError")
+
+
+def _rebuild(cls: type[E], args: tuple[Any, ...], state: dict[str, Any]) -> E:
     error = cls.__new__(cls, *args)
     error.args = args
     error.__dict__.update(state)
@@ -64,8 +67,9 @@ class MCPError(Exception):
             may_have_run: Whether that call may have taken effect.
             **details: Added to the details.
         """
-        text = f"{note}: {self}" if note else str(self)
-        copy = type(self)(text, details={**self.details, **details}, may_have_run=may_have_run)
+        text = f"{note}: {self.args[0]}" if note else self.args[0]
+        state = {**self.__dict__, "details": {**self.details, **details}, "may_have_run": may_have_run}
+        copy = _rebuild(type(self), (text,), state)  # not by the constructor: those of subclasses want other things
         copy.__cause__ = self.__cause__
         return copy
 
@@ -92,7 +96,7 @@ class JSONRPCError(MCPError):
     def __str__(self) -> str:
         asked = f"{self.method}: " if self.method else ""
         extra = "" if self.data is None else f", data {_short(self.data)}"
-        return f"{asked}{self.message} (JSON-RPC error {self.code}{extra})"
+        return f"{asked}{self.args[0]} (JSON-RPC error {self.code}{extra})"
 
 
 class ToolError(MCPError):

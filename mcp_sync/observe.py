@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -120,7 +120,7 @@ class Feed:
         """Tell all observers, soon."""
         if self._offer is None or not self.watched:
             return
-        observers = (self._observers() if self._observers else None) or []
+        observers: Iterable[Observer] = (self._observers() if self._observers else None) or ()
         for observer in (*observers, write_log):
             if not self._offer(lambda observer=observer: observer(event)):  # type: ignore[misc]
                 self.missed += 1

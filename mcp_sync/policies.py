@@ -9,8 +9,10 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields, replace
 from typing import Any, TypeVar, cast
+
+from .deadlines import LONGEST_TIMEOUT
 
 P = TypeVar("P")
 C = TypeVar("C", bound=type)
@@ -37,11 +39,11 @@ def whole(minimum: int) -> Check:
 
 
 def seconds(name: str, value: Any) -> float:
-    """Check for a finite number of seconds, 0 or more."""
+    """Check for a number of seconds, from 0 to LONGEST_TIMEOUT."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be a number of seconds, not {type(value).__name__} ({value!r})")
-    if not 0 <= value < float("inf"):
-        raise ValueError(f"{name} must be a finite number of seconds, 0 or more, not {value!r}")
+    if not 0 <= value <= LONGEST_TIMEOUT:
+        raise ValueError(f"{name} must be a number of seconds from 0 to {LONGEST_TIMEOUT:g}, not {value!r:.80}")
     return float(value)
 
 
@@ -114,12 +116,12 @@ class Surroundings:
 
     Attributes:
         passed: Names of variables that are passed on; None for the safe ones of ``transports.stdio``.
-        added: Variables that are set.
+        added: Variables that are set; their values are nobody's to read, so the repr leaves them out.
     """
 
     passed: tuple[str, ...] | None = knob("environment_filter", None, names)
     added: Mapping[str, str] = field(
-        default_factory=dict, metadata={"knob": "environment_additions", "check": variables}
+        default_factory=dict, repr=False, metadata={"knob": "environment_additions", "check": variables}
     )
 
 
@@ -136,11 +138,11 @@ class Policies:
         return f"Policies({list(self._parts.values())!r})"
 
 
-def gather(owner: str, kinds: Iterable[type[Any]], given: Iterable[Any] | None, knobs: Mapping[str, Any]) -> Policies:
+def gather(owner: type[Any], kinds: Iterable[type[Any]], given: Iterable[Any] | None, knobs: Mapping[str, Any]) -> Policies:
     """Make the policies of a transport from the ones given whole and from single keywords, which win.
 
     Args:
-        owner: The transport's name, for messages.
+        owner: The transport, for messages.
         kinds: The kinds of policies that mean something to it.
         given: Policies handed over whole.
         knobs: Keywords.
@@ -152,24 +154,31 @@ def gather(owner: str, kinds: Iterable[type[Any]], given: Iterable[Any] | None, 
     chosen = {kind: kind() for kind in kinds}
     for policy in given or ():
         if type(policy) not in chosen:
-            raise TypeError(f"{owner} has no use for the policy {policy!r}")
+            raise TypeError(f"{owner.__name__} has no use for the policy {policy!r}")
         chosen[type(policy)] = policy
     by_keyword = {part.metadata["knob"]: (kind, part) for kind in chosen for part in fields(kind)}
     changes: dict[type[Any], dict[str, Any]] = {}
     for keyword, value in knobs.items():
         if keyword not in by_keyword:
-            raise TypeError(unexpected_keyword(owner, keyword, by_keyword))
+            known = {*by_keyword, *inspect.signature(owner).parameters} - {"knobs"}
+            raise TypeError(unexpected_keyword(owner.__name__, keyword, known))
         kind, part = by_keyword[keyword]
-        changes.setdefault(kind, {})[part.name] = part.metadata["check"](keyword, value)
-    for kind, change in changes.items():
-        chosen[kind] = kind(**{**{part.name: getattr(chosen[kind], part.name) for part in fields(kind)}, **change})
-    return Policies(chosen.values())
+        changes.setdefault(kind, {})[part.name] = value
+    return Policies(_checked(replace(policy, **changes.get(kind, {}))) for kind, policy in chosen.items())
+
+
+def _checked(policy: Any) -> Any:
+    def checked(part: Field[Any]) -> Any:
+        return part.metadata["check"](part.metadata["knob"], getattr(policy, part.name))
+
+    return replace(policy, **{part.name: checked(part) for part in fields(policy)})
 
 
 def unexpected_keyword(owner: str, keyword: str, known: Iterable[str]) -> str:
     """Return the message about a keyword that means nothing here, with the one that may have been meant."""
-    close = difflib.get_close_matches(keyword, list(known), n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else f"; it takes {', '.join(sorted(known))}"
+    every = sorted(known)
+    close = difflib.get_close_matches(keyword, every, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else f"; it takes {', '.join(every)}"
     return f"{owner}() got an unexpected keyword argument {keyword!r}{hint}"
 
 
@@ -177,7 +186,7 @@ def with_knobs(*kinds: type[Any]) -> Callable[[C], C]:
     """Decorate a class whose constructor ends in ``**knobs``: its signature then lists every keyword."""
 
     def decorate(cls: C) -> C:
-        signature = inspect.signature(cls.__init__)
+        signature = inspect.signature(cls.__init__)  # type: ignore[misc]  # decorates classes, no instances
         own = [p for name, p in signature.parameters.items() if name != "self" and p.kind is not p.VAR_KEYWORD]
         extra = [_parameter(part) for kind in kinds for part in fields(kind)]
         cls.__signature__ = signature.replace(parameters=[*own, *extra])  # type: ignore[attr-defined]

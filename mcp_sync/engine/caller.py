@@ -34,6 +34,7 @@ class Question(Generic[R]):
         on_push: Our own code, given each notification that belongs to this request; must not wait.
         convert: Makes of the result what the application wants; runs in the thread that asks for it.
         then: Our own code, run by whoever resolves the future, right after; must not wait.
+        open_ended: Whether the answer may take for ever, as that to ``subscriptions/listen``; only for ``submit``.
     """
 
     method: str
@@ -42,6 +43,7 @@ class Question(Generic[R]):
     on_push: Callable[[Notification], None] | None = None
     convert: Callable[[dict[str, Any]], R] | None = None
     then: Callable[[CallFuture[R]], None] | None = None
+    open_ended: bool = False
 
 
 class Owner(Protocol):

@@ -26,12 +26,14 @@ class Introduction:
         version: The protocol version to ask for; None tries the newest first.
         handler: What answers the other side.
         meanwhile: Work to do while the other side starts up.
+        opened: Is given the Peer before the negotiation begins, so that it can be closed meanwhile.
     """
 
     identity: Identity = field(default_factory=Identity)
     version: str | None = None
     handler: Handler | None = None
     meanwhile: Callable[[], object] | None = None
+    opened: Callable[[Peer], object] | None = None
 
 
 def converse(
@@ -62,6 +64,8 @@ def converse(
         else:
             relay.swap(peer)
             channel.resume()
+        if introduction.opened is not None:
+            introduction.opened(peer)
         if introduction.meanwhile is not None:
             introduction.meanwhile()
         agreement = _negotiate(peer, introduction, deadline)

@@ -28,13 +28,22 @@ from ..exceptions import (
 from ..observe import Called, Disconnected, Finished, Ignored
 from ..policies import Limits
 from ..protocol import session as effects
-from ..protocol.messages import INTERNAL_ERROR, METHOD_NOT_FOUND, Batch, Failure, Message, Notification, Request, RequestId
+from ..protocol.messages import (
+    INTERNAL_ERROR,
+    METHOD_NOT_FOUND,
+    Batch,
+    Failure,
+    Message,
+    Notification,
+    Request,
+    RequestId,
+)
 from ..protocol.negotiation import Agreement
 from ..protocol.session import Session
-from .lifetimes import tell_of_forks
 from .caller import Caller, CallFuture, Handler, Incoming, Question
 from .channel import Channel
 from .dispatch import Crew, Job
+from .lifetimes import tell_of_forks
 
 log = logging.getLogger("mcp_sync")
 
@@ -99,7 +108,7 @@ class Peer(Caller):
         state = "closed" if self._end else f"{self._session.era.version or 'opening'}, {self._session.pending} pending"
         return f"<Peer {self.name} {state}>"
 
-    # -- asking --------------------------------------------------------------------------------------------------------
+    # -- asking -------------------------------------------------------------------------------------------------------
 
     def call(self, question: Question[Any], deadline: Deadline) -> dict[str, Any]:
         """Ask, and wait for the result; raises as Caller.call says."""
@@ -127,7 +136,8 @@ class Peer(Caller):
     def submit(self, question: Question[R], deadline: Deadline) -> CallFuture[R]:
         """Ask, and return a future that is resolved by the deadline in any case."""
         ticket = self._enter(question)
-        ticket.expire(deadline, lambda: self._expire(ticket, deadline))
+        if not question.open_ended:
+            ticket.expire(deadline, lambda: self._expire(ticket, deadline))
         try:
             self._say(ticket, deadline)
         except MCPError as error:
@@ -174,7 +184,7 @@ class Peer(Caller):
         """Return what may explain a silence or an end, for the details of an error."""
         return self._channel.explain()
 
-    # -- Owner of its tickets ------------------------------------------------------------------------------------------
+    # -- Owner of its tickets -----------------------------------------------------------------------------------------
 
     def withdraw(self, future: CallFuture[Any]) -> bool:
         """Take a call back and tell the other side soon; False: it is over."""
@@ -184,7 +194,7 @@ class Peer(Caller):
         """Run application code on the lane."""
         self.lane.post(job)
 
-    # -- the life of a call --------------------------------------------------------------------------------------------
+    # -- the life of a call -------------------------------------------------------------------------------------------
 
     def _enter(self, question: Question[R]) -> _Ticket[R]:
         ticket = _Ticket(question, self)
@@ -278,7 +288,8 @@ class Peer(Caller):
 
     def _about_end(self, end: MCPError, ticket: _Ticket[Any]) -> MCPError:
         elapsed = round(time.monotonic() - ticket.started, 3)
-        known = {"transport": self._channel.kind, "server": self.name, "phase": "wait", "elapsed": elapsed}
+        known: dict[str, Any] = {"transport": self._channel.kind, "server": self.name, "elapsed": elapsed}
+        known["phase"] = end.details.get("phase", "wait")
         return end.about(ticket.question.method, may_have_run=None, method=ticket.question.method, **known)
 
     def _details(self, ticket: _Ticket[Any], phase: str, deadline: Deadline) -> dict[str, Any]:
@@ -302,7 +313,7 @@ class Peer(Caller):
             seconds = time.monotonic() - ticket.started
             self._feed.emit(Finished(self.name, ticket.question.method, ticket.request_id or 0, seconds, error))
 
-    # -- Sink: what the other side says. On the reader thread: never raises, never waits -----------------------------------
+    # -- Sink: what the other side says. On the reader thread: never raises, never waits ------------------------------
 
     def received(self, message: Message) -> None:
         """Take a message to where it belongs."""
@@ -359,6 +370,7 @@ class Peer(Caller):
         elif isinstance(effect, effects.Pushed):
             if effect.ticket.question.on_push is not None:
                 effect.ticket.question.on_push(effect.notification)
+            self._tell(effect.notification)
         elif isinstance(effect, effects.Serve):
             self._serve(effect.request)
         elif isinstance(effect, effects.Settle):
@@ -407,7 +419,7 @@ class Peer(Caller):
             self._session.counters.dropped_backlog += 1
         self._feed.emit(Ignored(self.name, "a notification beyond the backlog"))
 
-    # -- answering -----------------------------------------------------------------------------------------------------
+    # -- answering ----------------------------------------------------------------------------------------------------
 
     def _serve(self, request: Request) -> None:
         incoming = Incoming(request)
@@ -461,7 +473,7 @@ class Peer(Caller):
         if incoming is not None:
             incoming.withdrawn.set()
 
-    # -- what has to be said, but not by the reader --------------------------------------------------------------------------
+    # -- what has to be said, but not by the reader -------------------------------------------------------------------
 
     def _post_out(self, message: Message) -> None:
         """Leave a message for the next writer, or the lane; a reader must not write."""
@@ -512,7 +524,7 @@ class Peer(Caller):
                         self._outbox_bytes += 200 + len(str(getattr(message, "id", "")))
                 raise
 
-    # -- the end -------------------------------------------------------------------------------------------------------
+    # -- the end ------------------------------------------------------------------------------------------------------
 
     def close(self, deadline: Deadline) -> None:
         """End the conversation: every call in flight fails, every thread ends. Idempotent, from any thread."""
@@ -520,7 +532,7 @@ class Peer(Caller):
             return
         with self._lock:
             if self._end is None:
-                self._end = MCPConnectionError(f"the connection to {self.name} was closed")
+                self._end = MCPConnectionError(f"the connection to {self.name} was closed", details={"phase": "closed"})
             end = self._end
         self.closed(end)
         self._channel.close(deadline)

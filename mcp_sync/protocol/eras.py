@@ -123,17 +123,21 @@ class Stateless(Era):
         meta: dict[str, Any] = {
             VERSION_KEY: self.version,
             INFO_KEY: dict(self.identity.info),
-            CAPABILITIES_KEY: dict(self.identity.capabilities),
+            CAPABILITIES_KEY: {**self.identity.capabilities, **self._roots()},
         }
         if self.log_level:
             meta[LOG_LEVEL_KEY] = self.log_level
         given = (params or {}).get("_meta") or {}
         return {**(params or {}), "_meta": {**meta, **given}}
 
+    def _roots(self) -> dict[str, Any]:
+        # client/roots: the stateless era has no notice of changed roots to announce
+        return {"roots": {}} if "roots" in self.identity.capabilities else {}
+
     def flaw_of(self, result: Mapping[str, Any]) -> str | None:
         """Return a complaint about an unknown ``resultType``: such a result is invalid (basic/index)."""
         kind = result.get("resultType", "complete")
-        return None if kind in ("complete", "input_required", "task") else f"resultType is {kind!r}"
+        return None if kind in ("complete", "input_required", "task") else f"resultType is {kind!r:.80}"
 
     def at_level(self, level: str | None) -> Stateless:
         """Return this era asking for log messages from a level on."""

@@ -33,8 +33,7 @@ class LineSplitter:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.skipped = 0
-        self._parts: list[bytes] = []
-        self._size = 0
+        self._rest = bytearray()  # not a list of pieces: a piece of two bytes would take fifty
 
     def feed(self, chunk: bytes) -> list[bytes | Overlong]:
         """Return the lines that the chunk completes, without their ends; blank ones are left out."""
@@ -49,18 +48,17 @@ class LineSplitter:
 
     def flush(self) -> bytes:
         """Return what has come of a line that will never end."""
-        rest = b"".join(self._parts)
+        rest = bytes(self._rest)
         self._reset()
         return rest
 
     def _finish(self, piece: bytes, lines: list[bytes | Overlong]) -> None:
-        if self._parts or self.skipped or len(piece) > self.limit:
+        if self._rest or self.skipped or len(piece) > self.limit:
             self._keep(piece, lines)
             if self.skipped:
                 self._reset()
                 return
-            piece = b"".join(self._parts)
-            self._reset()
+            piece = self.flush()
         line = piece.strip(b" \t\r")
         if line:
             lines.append(line)
@@ -69,16 +67,12 @@ class LineSplitter:
         if self.skipped:
             self.skipped += len(piece)
             return
-        self._parts.append(piece)
-        self._size += len(piece)
-        if self._size > self.limit:
-            head = b"".join(self._parts)[:KEEP_OF_OVERLONG]
-            lines.append(Overlong(head, self.limit))
-            size = self._size
-            self._reset()
-            self.skipped = size
+        self._rest += piece
+        if len(self._rest) > self.limit:
+            lines.append(Overlong(bytes(self._rest[:KEEP_OF_OVERLONG]), self.limit))
+            self.skipped = len(self._rest)
+            self._rest = bytearray()
 
     def _reset(self) -> None:
-        self._parts = []
-        self._size = 0
+        self._rest = bytearray()
         self.skipped = 0

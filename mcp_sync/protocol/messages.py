@@ -14,6 +14,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any, TypeAlias
 
 from ..exceptions import JSONRPCError, LocalProtocolError, MessageTooLarge, RemoteProtocolError
@@ -29,6 +30,8 @@ UNSUPPORTED_VERSION = -32022
 
 MAX_DEPTH = 128
 """Levels of arrays and objects in one message. The C parser recurses; a thread's stack is finite."""
+MAX_BATCH = 1000
+"""Messages in one array. Each takes a turn of the reader, and of memory fifty times its text."""
 
 RequestId: TypeAlias = "int | str"
 
@@ -114,12 +117,16 @@ class Malformed:
     parsed: bool = False
     too_large: int = 0
 
-    def as_error(self) -> RemoteProtocolError | MessageTooLarge:
-        """Return it as an exception."""
-        details = {"raw": self.raw[:200].decode("utf-8", "replace")}
+    def as_error(self, method: str | None = None) -> RemoteProtocolError | MessageTooLarge:
+        """Return it as an exception; ``method`` is what it answers, where that is known."""
+        details: dict[str, Any] = {"raw": self.raw[:200].decode("utf-8", "replace")}
+        asked = ""
+        if method:
+            asked, details["method"] = f"{method}: ", method
         if self.too_large:
-            return MessageTooLarge(self.reason, details={**details, "limit": self.too_large}, may_have_run=True)
-        return RemoteProtocolError(f"unreadable answer: {self.reason}", details=details, may_have_run=True)
+            details["limit"] = self.too_large
+            return MessageTooLarge(f"{asked}{self.reason}", details=details, may_have_run=True)
+        return RemoteProtocolError(f"{asked}unreadable answer: {self.reason}", details=details, may_have_run=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,11 +177,16 @@ def find_unsayable(value: Any, path: str = "", depth: int = 0) -> str | None:
 def _unsayable_item(key: Any, item: Any, path: str, depth: int) -> str | None:
     if not isinstance(key, str):
         return f"a key of {path or 'the value'} is {_named(key)}; keys must be str"
+    if flaw := find_unsayable(key):
+        return flaw.replace("the value", f"a key of {path or 'the value'}", 1)
     return find_unsayable(item, f"{path}.{key}" if path else key, depth + 1)
 
 
 def _named(value: Any) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except Exception:  # an int of more digits than Python prints, or somebody's own __repr__
+        return f"of type {type(value).__name__}"
     return f"of type {type(value).__name__} ({text if len(text) < 80 else text[:80] + '...'})"
 
 
@@ -190,7 +202,9 @@ def _refuse_constant(name: str) -> Any:
 
 
 _decoder = json.JSONDecoder(parse_constant=_refuse_constant)
+_BOM = b"\xef\xbb\xbf"
 _BRACKETS = bytes.maketrans(b"{}", b"[]")
+_STEPS = {ord("["): 1, ord("]"): -1}
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 
@@ -198,6 +212,8 @@ def decode(raw: bytes, max_depth: int = MAX_DEPTH) -> Message:
     """Return what the bytes say; never raises."""
     try:
         text = raw.decode("utf-8")
+        if raw.startswith(_BOM):
+            raise ValueError("it begins with a byte order mark (RFC 8259, section 8.1)")
         if raw.count(b"[") + raw.count(b"{") > max_depth and too_deep(raw, max_depth):
             raise ValueError(f"nested more than {max_depth} levels deep")
         content = _decoder.decode(text)
@@ -209,14 +225,10 @@ def decode(raw: bytes, max_depth: int = MAX_DEPTH) -> Message:
 
 
 def too_deep(raw: bytes, limit: int) -> bool:
-    """Tell whether arrays and objects are nested deeper than the limit, at C speed and without recursion."""
+    """Tell whether arrays and objects are nested deeper than the limit: no recursion, linear whatever the nesting."""
     outside_strings = b"".join(raw.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')[::2])
     brackets = outside_strings.translate(_BRACKETS, _NO_BRACKETS)
-    levels = 0
-    while b"[]" in brackets and levels <= limit:
-        brackets = brackets.replace(b"[]", b"")
-        levels += 1
-    return levels + brackets.count(b"[") > limit
+    return any(level > limit for level in accumulate(map(_STEPS.__getitem__, brackets)))
 
 
 def _unreadable(raw: bytes, error: Exception) -> Malformed:
@@ -231,30 +243,34 @@ def _unreadable(raw: bytes, error: Exception) -> Malformed:
 
 
 def _as_message(content: Any, raw: bytes) -> Message:
-    if type(content) is list:
-        if not content:
-            return Malformed("an empty array", raw[:1024], parsed=True)
-        return Batch(tuple(_as_single(item, raw) for item in content))
-    return _as_single(content, raw)
+    head = raw[:1024]  # one for all of a batch
+    if type(content) is not list:
+        return _as_single(content, head, len(raw))
+    if not content:
+        return Malformed("an empty array", head, parsed=True)
+    if len(content) > MAX_BATCH:
+        return Malformed(f"an array of {len(content)}, more than {MAX_BATCH} messages", head, parsed=True)
+    size = len(raw) // len(content)
+    return Batch(tuple(_as_single(item, head, size) for item in content))
 
 
-def _as_single(content: Any, raw: bytes) -> Message:
+def _as_single(content: Any, head: bytes, size: int) -> Message:
     """Sort one parsed value; the frequent kind, a good result, first."""
     if type(content) is not dict:
-        return Malformed(f"a JSON {_json_type(content)} where an object is due", raw[:1024], parsed=True)
+        return Malformed(f"a JSON {_json_type(content)} where an object is due", head, parsed=True)
     if "method" in content:
-        return _as_call(content, raw)
+        return _as_call(content, head, size)
     if "result" in content or "error" in content:
-        return _as_answer(content, raw)
+        return _as_answer(content, head)
     answers = content.get("id") if "jsonrpc" in content and _is_id(content.get("id")) else None
-    return Malformed("neither a method, nor a result, nor an error", raw[:1024], answers=answers, parsed=True)
+    return Malformed("neither a method, nor a result, nor an error", head, answers=answers, parsed=True)
 
 
-def _as_answer(content: dict[str, Any], raw: bytes) -> Message:
-    id_ = content.get("id")
+def _as_answer(content: dict[str, Any], head: bytes) -> Message:
+    id_: Any = content.get("id")
     flaw = _answer_flaw(content)
     if flaw:
-        return Malformed(flaw, raw[:1024], answers=id_ if _is_id(id_) else None, parsed=True)
+        return Malformed(flaw, head, answers=id_ if _is_id(id_) else None, parsed=True)
     if "result" in content:
         return Result(id_, content["result"])
     error = content["error"]
@@ -263,15 +279,15 @@ def _as_answer(content: dict[str, Any], raw: bytes) -> Message:
 
 def _answer_flaw(content: dict[str, Any]) -> str | None:
     if content.get("jsonrpc") != "2.0":
-        return f"jsonrpc is {content.get('jsonrpc')!r}, not '2.0'"
+        return f"jsonrpc is {content.get('jsonrpc')!r:.80}, not '2.0'"
     if "result" in content and "error" in content:
         return "both a result and an error"
     if "result" in content:
         if not _is_id(content.get("id")):
-            return f"a result whose id is {content.get('id')!r}"
+            return f"a result whose id is {content.get('id')!r:.80}"
         return None if type(content["result"]) is dict else f"result is a JSON {_json_type(content['result'])}"
     if content.get("id") is not None and not _is_id(content["id"]):
-        return f"an error whose id is {content['id']!r}"
+        return f"an error whose id is {content['id']!r:.80}"
     return _error_flaw(content["error"])
 
 
@@ -279,28 +295,28 @@ def _error_flaw(error: Any) -> str | None:
     if type(error) is not dict:
         return f"error is a JSON {_json_type(error)}, not an object"
     if type(error.get("code")) is not int:
-        return f"error.code is {error.get('code')!r}, not an integer"
+        return f"error.code is {error.get('code')!r:.80}, not an integer"
     if type(error.get("message")) is not str:
-        return f"error.message is {error.get('message')!r}, not a string"
+        return f"error.message is {error.get('message')!r:.80}, not a string"
     return None
 
 
-def _as_call(content: dict[str, Any], raw: bytes) -> Message:
+def _as_call(content: dict[str, Any], head: bytes, size: int) -> Message:
     id_, method, params = content.get("id"), content["method"], content.get("params")
     flaw = None
     if content.get("jsonrpc") != "2.0":
-        flaw = f"jsonrpc is {content.get('jsonrpc')!r}, not '2.0'"
+        flaw = f"jsonrpc is {content.get('jsonrpc')!r:.80}, not '2.0'"
     elif type(method) is not str:
         flaw = f"method is a JSON {_json_type(method)}, not a string"
     elif params is not None and type(params) is not dict:
         flaw = f"params is a JSON {_json_type(params)}, not an object"
     elif "id" in content and not _is_id(id_):
-        flaw = f"a request whose id is {id_!r}"
+        flaw = f"a request whose id is {id_!r:.80}"
     if flaw:
-        return Malformed(flaw, raw[:1024], asks=id_ if _is_id(id_) else None, parsed=True)
+        return Malformed(flaw, head, asks=id_ if _is_id(id_) else None, parsed=True)
     if "id" in content:
         return Request(id_, method, params)  # type: ignore[arg-type]  # _is_id said so
-    return Notification(method, params, len(raw))
+    return Notification(method, params, size)
 
 
 def _is_id(value: Any) -> bool:
@@ -312,10 +328,12 @@ def _json_type(value: Any) -> str:
     return names.get(type(value), "null")
 
 
-# -- whose answer was this? --------------------------------------------------------------------------------------------
+# -- whose answer was this? -------------------------------------------------------------------------------------------
 
-_TOKEN = re.compile(rb'"(?:[^"\\]|\\.){0,64}"|"|[\[\]{}:,]|-?\d{1,20}|[^\s"\[\]{}:,]')
+_TOKEN = re.compile(rb'"(?:[^"\\]|\\.){0,64}"|"|[\[\]{}:,]|[^\s"\[\]{}:,]+', re.DOTALL)
 _SALVAGE_BYTES = 65536
+_ESCAPED = b"\x00\x00"
+"""Stands for an escaped quote or backslash; whoever has it is neither a key nor an id."""
 
 
 def salvage_id(raw: bytes) -> tuple[RequestId | None, RequestId | None]:
@@ -324,7 +342,7 @@ def salvage_id(raw: bytes) -> tuple[RequestId | None, RequestId | None]:
     Only an ``"id"`` key of the outermost object counts, once, and only beside other keys of JSON-RPC. An id inside a
     string or a nested object is somebody's data; mistaking it would fail a call that is still being worked on.
     """
-    head = raw[:_SALVAGE_BYTES].lstrip()
+    head = raw[:_SALVAGE_BYTES].removeprefix(_BOM).lstrip()
     if not head.startswith(b"{"):
         return None, None
     keys = _top_level_members(_blank_strings(head))
@@ -338,31 +356,36 @@ def salvage_id(raw: bytes) -> tuple[RequestId | None, RequestId | None]:
 
 def _blank_strings(head: bytes) -> bytes:
     """Empty every string too long to be a key or an id, so that no later step looks inside one."""
-    parts = head.replace(b"\\\\", b"__").replace(b'\\"', b"__").split(b'"')
+    parts = head.replace(b"\\\\", _ESCAPED).replace(b'\\"', _ESCAPED).split(b'"')
     parts[1::2] = [part if len(part) <= 64 else b"" for part in parts[1::2]]
     return b'"'.join(parts)
 
 
 def _top_level_members(head: bytes) -> list[tuple[bytes, bytes]]:
     """Return (key, first token of the value) of the outermost object, as far as the text goes."""
-    depth, members, recent = 0, [], [b"", b"", b""]
+    members: list[tuple[bytes, bytes]] = []
+    expected: list[bytes] = []  # the brackets that have to close, innermost last
+    recent = [b"", b"", b"", b""]
     for match in _TOKEN.finditer(head):
         token = match.group()
-        recent = [*recent[1:], token] if depth == 1 else [b"", b"", token]
-        before, colon, value = recent
+        recent = [*recent[1:], token] if len(expected) == 1 else [b"", b"", b"", token]
+        before, key, colon, value = recent
         whole = match.end() < len(head)  # a number that the text ends in may go on: 1 of 12
-        if depth == 1 and whole and colon == b":" and before[:1] == b'"' and len(before) > 2:
-            members.append((before[1:-1], value))
-        if token in b"[{":
-            depth += 1
-        elif token in b"]}":
-            depth -= 1
-            if depth == 0:
-                break
+        if whole and before in (b"{", b",") and len(key) > 2 and key[:1] == b'"' and colon == b":":
+            members.append((key[1:-1], value))
+        if token in (b"[", b"{"):
+            expected.append(b"]" if token == b"[" else b"}")
+        elif token in (b"]", b"}") and (expected.pop() != token or not expected):
+            break  # the end of the object, or nobody knows any more what is its top level
     return members
 
 
 def _as_id(token: bytes) -> RequestId | None:
-    if token[:1] == b'"' and token[-1:] == b'"' and len(token) > 1:
-        return token[1:-1].decode("utf-8", "replace")
-    return int(token) if re.fullmatch(rb"-?\d{1,18}", token) else None
+    if re.fullmatch(rb"-?(0|[1-9]\d{0,17})", token):
+        return int(token)
+    if token[:1] != b'"' or len(token) < 2 or b"\\" in token or b"\x00" in token:  # escapes: it stands for another id
+        return None
+    try:
+        return token[1:-1].decode("utf-8")
+    except UnicodeDecodeError:
+        return None

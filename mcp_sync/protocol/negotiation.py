@@ -81,10 +81,13 @@ def _probe(identity: Identity, version: str, only: bool, again: bool = True) -> 
     mutual = [v for v in STATELESS_VERSIONS if v in named]
     if mutual and again:
         return (yield from _probe(identity, mutual[-1], only, again=False))
-    if named and not set(named) & set(VERSIONS):
-        raise _no_common_version(named)
+    cause = answer if isinstance(answer, MCPError) else None
+    if named and not set(named) & set(HANDSHAKE_VERSIONS):  # it is of this era, and initialize would only hide why
+        raise (_refused("server/discover", cause) if mutual and cause else _no_common_version(named)) from cause
     if only:
-        raise _not_stateless(version, answer)
+        if isinstance(answer, MCPTimeoutError):
+            raise answer
+        raise _not_stateless(version, answer) from cause
     return (yield from _initialize(identity, HANDSHAKE_VERSIONS[-1], probe_again=again))
 
 
@@ -97,6 +100,8 @@ def _initialize(identity: Identity, version: str, probe_again: bool = False, aga
     answer = yield Ask("initialize", params)
     if isinstance(answer, dict):
         return _initialized(answer)
+    if not isinstance(answer, JSONRPCError):
+        raise answer
     named = _named_versions(answer)
     mutual = [v for v in STATELESS_VERSIONS if v in named]
     older = [v for v in HANDSHAKE_VERSIONS if v in named and v != version]
@@ -104,7 +109,7 @@ def _initialize(identity: Identity, version: str, probe_again: bool = False, aga
         return (yield from _probe(identity, mutual[-1], only=True, again=False))
     if older and again:
         return (yield from _initialize(identity, older[-1], again=False))
-    if named and not older:
+    if named and not set(named) & set(VERSIONS):
         raise _no_common_version(named) from answer
     raise _refused("initialize", answer) from answer
 
@@ -143,9 +148,7 @@ def _no_common_version(named: list[str], got: object = None) -> RemoteProtocolEr
     )
 
 
-def _not_stateless(version: str, answer: Answer) -> MCPError:
-    if isinstance(answer, MCPTimeoutError):
-        return answer
+def _not_stateless(version: str, answer: Answer) -> RemoteProtocolError:
     text = str(answer) if isinstance(answer, MCPError) else "its answer to server/discover does not offer it"
     return RemoteProtocolError(
         f"the server does not speak {version}: {text}; leave protocol_version out to use what it speaks",
@@ -154,12 +157,10 @@ def _not_stateless(version: str, answer: Answer) -> MCPError:
     )
 
 
-def _refused(method: str, answer: MCPError) -> MCPError:
-    if not isinstance(answer, JSONRPCError):
-        return answer
+def _refused(method: str, answer: MCPError) -> MCPConnectionError:
     return MCPConnectionError(
         f"the server refused {method}: {answer}",
-        details={"phase": "connect", "code": answer.code, "method": method},
+        details={"phase": "connect", "code": getattr(answer, "code", None), "method": method},
         may_have_run=False,
     )
 

@@ -7,8 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence
 
 MASK = "***"
 
-_SECRET_NAME = re.compile(r"pass(word|wd|phrase)?|secret|token|api[-_]?key|access[-_]?key|credential|auth|private", re.I)
-_URL_PARTS = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*://)(?:[^/@\s]*@)?(?P<rest>[^\s?#]*)(?P<query>\?[^\s#]*)?", re.I)
+_NAMES = (
+    "pass(?:word|wd|phrase)?|pwd|secret|token|bearer|jwt|cookie|api[-_]?key|access[-_]?key|credential|auth|private"
+)
+_SECRET_NAME = re.compile(_NAMES, re.I)
+_ASSIGNED = re.compile(rf"((?:{_NAMES})[\w.-]*[\"']?\s*[=:]).+", re.I | re.S)
+_URL_PARTS = re.compile(
+    r"(?P<scheme>[a-z][a-z0-9+.-]*://)(?:[^/?#\s]*@)?(?P<rest>[^\s?#]*)(?P<query>\?[^\s#]*)?(?P<fragment>#\S*)?", re.I
+)
 
 
 def names_a_secret(name: str) -> bool:
@@ -17,24 +23,32 @@ def names_a_secret(name: str) -> bool:
 
 
 def redact_url(text: str) -> str:
-    """Return the text with user names, passwords and queries of URLs masked."""
-    return _URL_PARTS.sub(
-        lambda found: found["scheme"] + found["rest"] + (f"?{MASK}" if found["query"] else ""), text
-    )
+    """Return the text with user names, passwords, queries and fragments of URLs masked."""
+    return _URL_PARTS.sub(_shown_url, text)
+
+
+def _shown_url(found: re.Match[str]) -> str:
+    query = f"?{MASK}" if found["query"] else ""
+    fragment = f"#{MASK}" if found["fragment"] else ""
+    return f"{found['scheme']}{found['rest']}{query}{fragment}"
 
 
 def redact_command(argv: Sequence[str]) -> list[str]:
-    """Return a command with the values of options that usually hold secrets masked."""
+    """Return a command with the values of options that usually hold secrets masked.
+
+    ``--token x``, ``--token=x``, ``--env=API_KEY=x``, ``--header "Authorization: x"``: what follows the name in the
+    same word is masked to its end, and a word that only names a secret masks the next.
+    """
     shown: list[str] = []
     masking = False
     for word in argv:
-        if masking and not word.startswith("-"):
+        if masking and not word.startswith("--"):
             shown.append(MASK)
             masking = False
             continue
-        name, equals, _ = word.partition("=")
-        masking = word.startswith("-") and not equals and names_a_secret(word)
-        shown.append(f"{name}={MASK}" if equals and names_a_secret(name) else redact_url(word))
+        assigned = _ASSIGNED.search(word)
+        masking = word.startswith("-") and not assigned and names_a_secret(word)
+        shown.append(_ASSIGNED.sub(rf"\1{MASK}", redact_url(word)))
     return shown
 
 
@@ -46,6 +60,6 @@ def secrets_of(variables: Mapping[str, str]) -> list[str]:
 
 def mask(text: str, secrets: Iterable[str]) -> str:
     """Return the text without any of the secrets."""
-    for secret in secrets:
+    for secret in sorted(filter(None, secrets), key=len, reverse=True):  # or the rest of a longer one would stay
         text = text.replace(secret, MASK)
     return text

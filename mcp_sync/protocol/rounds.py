@@ -52,7 +52,7 @@ def rounds(method: str, params: Mapping[str, Any] | None) -> Rounds:
         RemoteProtocolError: The server asks where it may not, asks nothing, or never stops asking.
     """
     first = dict(params or {})
-    result = yield Call(first)
+    result: dict[str, Any] = yield Call(first)
     for number in range(MAX_ROUNDS):
         if result.get("resultType") != "input_required":
             return result

@@ -17,6 +17,7 @@ from ..exceptions import MCPError, RemoteProtocolError
 from .eras import SUBSCRIPTION_KEY, Era, Opening
 from .messages import (
     INVALID_REQUEST,
+    PARSE_ERROR,
     Batch,
     Failure,
     Malformed,
@@ -29,6 +30,7 @@ from .messages import (
 
 T = TypeVar("T")
 
+LISTEN = "subscriptions/listen"
 UNCANCELLABLE = frozenset({"initialize", "server/discover"})
 """Requests whose end is never announced (lifecycle: initialize must not be cancelled; a probe is just dropped)."""
 
@@ -137,7 +139,7 @@ class Session(Generic[T]):
         """How many answers we are owed."""
         return len(self._pending)
 
-    # -- what we say ---------------------------------------------------------------------------------------------------
+    # -- what we say --------------------------------------------------------------------------------------------------
 
     def ask(self, method: str, params: Mapping[str, Any] | None, ticket: T, progress: bool = False) -> Request:
         """Return the request to send; its answer will settle the ticket.
@@ -183,7 +185,7 @@ class Session(Generic[T]):
             return None
         return self.tell("notifications/cancelled", {"requestId": request_id, "reason": reason})
 
-    # -- calls that end without an answer --------------------------------------------------------------------------------
+    # -- calls that end without an answer -----------------------------------------------------------------------------
 
     def give_up(self, request_id: RequestId, why: str) -> T | None:
         """Stop waiting; ``why`` is the counter: timeout, cancelled or error. None: it is over already."""
@@ -209,7 +211,7 @@ class Session(Generic[T]):
         self._serving.clear()
         return tickets
 
-    # -- what they say -------------------------------------------------------------------------------------------------
+    # -- what they say ------------------------------------------------------------------------------------------------
 
     def received(self, message: Message) -> Effect:
         """Say what an arrived message means. A Batch has to be unpacked first."""
@@ -230,7 +232,9 @@ class Session(Generic[T]):
             return list(batch.messages)
         reason = f"a batch, which protocol version {self.era.version or 'of the handshake'} does not allow"
         return [
-            Malformed(
+            message
+            if isinstance(message, Malformed)  # it says itself whom it answers
+            else Malformed(
                 reason,
                 answers=message.id if isinstance(message, (Result, Failure)) else None,
                 asks=message.id if isinstance(message, Request) else None,
@@ -267,9 +271,10 @@ class Session(Generic[T]):
         if not isinstance(message, Malformed):
             return Dropped("not a single message", message)
         if message.answers is not None and message.answers in self._pending:
-            return self.lost(message.answers, message.as_error())
+            return self.lost(message.answers, message.as_error(self._pending[message.answers][1]))
         if message.asks is not None and message.asks not in self._serving and self.era.server_asks:
-            return Reply(Failure(message.asks, INVALID_REQUEST, message.reason))
+            code = INVALID_REQUEST if message.parsed or message.too_large else PARSE_ERROR
+            return Reply(Failure(message.asks, code, message.reason))
         return Dropped("noise", message)
 
     def _request(self, message: Request) -> Effect:
@@ -295,7 +300,9 @@ class Session(Generic[T]):
         meta = params.get("_meta")
         if type(meta) is dict and SUBSCRIPTION_KEY in meta:
             entry = self._pending.get(_hashable(meta[SUBSCRIPTION_KEY]))
-            return Pushed(entry[0], message) if entry else Dropped("news of a subscription that has ended", message)
+            if entry and entry[1] == LISTEN:
+                return Pushed(entry[0], message)
+            return Dropped("news of a subscription that is not, or no longer, ours", message)
         return Told(message)
 
     def _progress(self, message: Notification, params: dict[str, Any]) -> Effect:
@@ -311,7 +318,7 @@ class Session(Generic[T]):
             self._serving.discard(request_id)
             return Withdrawn(request_id)
         entry = self._pending.get(request_id)
-        if entry and entry[1] == "subscriptions/listen":  # the server ends a subscription (patterns/cancellation)
+        if entry and entry[1] == LISTEN:  # the server ends a subscription (patterns/cancellation)
             del self._pending[request_id]
             self.counters.ok += 1
             return Settle(entry[0], {"resultType": "complete"}, None)

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 from ..deadlines import Deadline
 from ..engine.channel import Channel, Pipe, PipeChannel
 from ..exceptions import MCPConnectionError, MCPError, MCPTimeoutError
-from ..policies import Limits, gather
+from ..policies import Limits, gather, with_knobs
 from ..protocol.messages import encode
 from .transport import MCPTransport
 
@@ -103,6 +103,7 @@ def _as_bytes(item: Any) -> Sequence[bytes]:
     raise TypeError(f"read() must return a dict, str or bytes, not {type(item).__name__}")
 
 
+@with_knobs(Limits)
 class CustomTransport(MCPTransport):
     """A transport made of a user's object; ``Client`` makes one by itself.
 
@@ -115,7 +116,7 @@ class CustomTransport(MCPTransport):
     transport_type: ClassVar[str] = "custom"
 
     def __init__(self, target: Any, *, timeout: float | None = None, **knobs: Any) -> None:
-        super().__init__(timeout, gather("CustomTransport", (Limits,), None, knobs))
+        super().__init__(timeout, gather(CustomTransport, (Limits,), None, knobs))
         if not is_custom(target):
             raise TypeError(
                 f"{target!r} cannot pass messages: it has neither read, write and close, "

@@ -11,7 +11,7 @@ from ..deadlines import Deadline
 from ..engine.channel import Channel, Pipe, PipeChannel
 from ..exceptions import MCPConnectionError, MCPTimeoutError
 from ..observe import Observers
-from ..policies import Limits, gather
+from ..policies import Limits, gather, with_knobs
 from .transport import MCPTransport
 
 CAPACITY = 1000
@@ -73,6 +73,7 @@ def memory_pair(
     return ours, theirs
 
 
+@with_knobs(Limits)
 class MemoryTransport(MCPTransport):
     """Reaches a server object in this process.
 
@@ -85,7 +86,7 @@ class MemoryTransport(MCPTransport):
     transport_type: ClassVar[str] = "memory"
 
     def __init__(self, server: Serves, *, timeout: float | None = None, **knobs: Any) -> None:
-        super().__init__(timeout, gather("MemoryTransport", (Limits,), None, knobs))
+        super().__init__(timeout, gather(MemoryTransport, (Limits,), None, knobs))
         if not callable(getattr(server, "serve", None)):
             raise TypeError(f"server must have a method serve(channel), which {server!r} has not")
         self._server = server

@@ -72,7 +72,9 @@ class ChildPipe(Pipe):
         shutdown: Shutdown,
         secrets: Sequence[str] = (),
     ) -> None:
-        assert process.stdin and process.stdout and process.stderr
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
         self.name = name
         self.feed = Feed()
         self._process = process
@@ -102,7 +104,7 @@ class ChildPipe(Pipe):
             if descriptor >= 0:
                 self._poll.register(descriptor, select.POLLIN)
 
-    # -- reading, on the reader thread ---------------------------------------------------------------------------------
+    # -- reading, on the reader thread --------------------------------------------------------------------------------
 
     def read(self) -> Sequence[bytes | Overlong]:
         """Wait for at least one line; an empty answer is the end of stdout, or of the process."""
@@ -176,12 +178,11 @@ class ChildPipe(Pipe):
     def _shown(self, raw: bytes) -> str:
         return mask(raw.decode("utf-8", "replace"), self._secrets)
 
-    # -- writing, under the channel's lock -----------------------------------------------------------------------------
+    # -- writing, under the channel's lock ----------------------------------------------------------------------------
 
     def write(self, data: bytes, deadline: Deadline) -> None:
         """Write one line. What a message before it left half written goes first, so lines are never torn."""
-        if self._torn:
-            raise MCPConnectionError("a write was interrupted, and nobody knows how far it had come")
+        self._check_whole()
         self._write_unsent(deadline)
         self._unsent = memoryview(data + b"\n")
         whole = len(self._unsent)
@@ -196,6 +197,10 @@ class ChildPipe(Pipe):
             if isinstance(error, MCPTimeoutError) and written:
                 raise MCPTimeoutError(f"{written} of {whole} bytes written, the server reads no more") from error
             raise
+
+    def _check_whole(self) -> None:
+        if self._torn:
+            raise MCPConnectionError("a write was interrupted, and nobody knows how far it had come")
 
     def _write_unsent(self, deadline: Deadline) -> None:
         while self._unsent:
@@ -222,7 +227,7 @@ class ChildPipe(Pipe):
         if not ready and deadline.expired:
             raise MCPTimeoutError("the server does not read its stdin", may_have_run=False)
 
-    # -- the end -------------------------------------------------------------------------------------------------------
+    # -- the end ------------------------------------------------------------------------------------------------------
 
     def hang_up(self, deadline: Deadline) -> None:
         """Wake whoever reads or writes; the process has until the deadline, at most ``shutdown_timeout``."""

@@ -181,7 +181,7 @@ class MCPSession:
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
-    # -- Handler, on the lane and on request threads ---------------------------------------------------------------------
+    # -- Handler, on the lane and on request threads ------------------------------------------------------------------
 
     def request(self, incoming: Incoming) -> dict[str, Any]:
         """Refuse: a session in plain dicts offers the server nothing."""

@@ -85,7 +85,7 @@ class StdioTransport(MCPTransport):
         **knobs: Unpack[StdioKnobs],
     ) -> None:
         kinds = (Limits, Shutdown, Surroundings)
-        super().__init__(timeout, gather("StdioTransport", kinds, policies, knobs))
+        super().__init__(timeout, gather(StdioTransport, kinds, policies, knobs))
         self.command = _argv(command, args)
         self.env = variables("env", env)
         self.cwd = _directory(cwd, working_directory)

@@ -92,6 +92,8 @@ class MCPTransport(ABC):
     timeout: float = DEFAULT_TIMEOUT
     _policies: Policies
     _line: _Line | None = None
+    _line_lock: threading.Lock
+    _observers: Observers
     _closed_properly: Callable[[], None] | None = None
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
@@ -112,7 +114,7 @@ class MCPTransport(ABC):
         if "send_message" in cls.__dict__ and "receive_message" in cls.__dict__ and "dial" not in cls.__dict__:
             from .custom import dial_by_messages
 
-            cls.dial = dial_by_messages  # type: ignore[method-assign]
+            cls.dial = dial_by_messages  # type: ignore[method-assign,assignment]
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}{' connected' if self.connected else ''}>"
@@ -131,7 +133,7 @@ class MCPTransport(ABC):
             MCPTimeoutError: Not by the deadline.
         """
 
-    # -- one connection, message by message ----------------------------------------------------------------------------
+    # -- one connection, message by message ---------------------------------------------------------------------------
 
     @property
     def connected(self) -> bool:
@@ -217,7 +219,7 @@ class MCPTransport(ABC):
     def __exit__(self, *exc_info: object) -> None:
         self.disconnect()
 
-    # -- conversations -------------------------------------------------------------------------------------------------
+    # -- conversations ------------------------------------------------------------------------------------------------
 
     def create_session(self, timeout: float | None = None, *, protocol_version: str | None = None) -> MCPSession:
         """Begin a conversation: on the connection that is open, if nobody has one there yet; else on a new one.
@@ -250,7 +252,7 @@ class MCPTransport(ABC):
         line.peer = converse(line.channel, introduction, limits, deadline, relay=line.relay)
         return line.peer
 
-    # -- events --------------------------------------------------------------------------------------------------------
+    # -- events -------------------------------------------------------------------------------------------------------
 
     def observe(self, observer: O) -> O:
         """Call ``observer(event)`` for every event of ``mcp_sync.observe``; usable as a decorator."""

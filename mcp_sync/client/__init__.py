@@ -1,0 +1,1 @@
+"""The client: typed methods over a conversation."""

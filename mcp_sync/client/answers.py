@@ -1,0 +1,246 @@
+"""Typed answers: the models of ``mcp-types``, and what a caller of a tool wants at hand.
+
+This is the one module that imports ``mcp_types`` (100 ms and more) and ``jsonschema``; others import it when they need
+it, which the start of a server usually hides.
+
+Source: server/tools (structured content, output schema), client/{sampling,elicitation,roots}.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any, TypeVar
+
+import mcp_types as types
+from pydantic import BaseModel, PrivateAttr, TypeAdapter, ValidationError
+
+from ..exceptions import RemoteProtocolError, ToolError
+
+M = TypeVar("M", bound=BaseModel)
+
+__all__ = ["OutputSchema", "ToolResult", "dump", "parse", "tool_result", "types"]
+
+
+class ToolResult(types.CallToolResult):
+    """What a tool answered: a ``mcp_types.CallToolResult`` with what a caller wants at hand.
+
+    Attributes:
+        content: The blocks of content.
+        structured_content: The structured content as it came, or None.
+        is_error: Whether the tool reports failure.
+        data: The structured content; a lone ``{"result": x}`` is unwrapped where the tool's output schema says that
+            it is a wrapper. None where there is none.
+    """
+
+    _tool: str | None = PrivateAttr(default=None)
+    _data: Any = PrivateAttr(default=None)
+
+    @property
+    def text(self) -> str:
+        """All text blocks, joined by newlines."""
+        return "\n".join(block.text for block in self.content if isinstance(block, types.TextContent))
+
+    @property
+    def data(self) -> Any:
+        """The structured content, unwrapped; see the class."""
+        return self._data
+
+    def raise_for_error(self) -> ToolResult:
+        """Return the result itself, unless the tool reports failure.
+
+        Raises:
+            ToolError: It does; the text is the tool's.
+        """
+        if self.is_error:
+            raise ToolError(self.text or "(no text)", tool=self._tool, result=self)
+        return self
+
+
+def tool_result(raw: dict[str, Any], tool: str, schema: OutputSchema | None) -> ToolResult:
+    """Return a tool's answer as a model.
+
+    Args:
+        raw: The result as it came.
+        tool: The tool's name.
+        schema: Its output schema, where it is known and has one.
+
+    Raises:
+        RemoteProtocolError: It is not what a tool may answer, or does not match the output schema.
+    """
+    result = parse(ToolResult, raw, "tools/call")
+    result._tool = tool
+    result._data = result.structured_content
+    if schema is not None and not result.is_error and "structuredContent" in raw:
+        schema.check(tool, result.structured_content, raw)
+        result._data = schema.unwrap(result.structured_content)
+    return result
+
+
+def parse(model: type[M], raw: Mapping[str, Any], method: str) -> M:
+    """Return a result as a model.
+
+    Raises:
+        RemoteProtocolError: It does not fit; the text names the first field that does not.
+    """
+    try:
+        return model.model_validate(raw)
+    except ValidationError as error:
+        raise _misfit(error, method) from None
+
+
+def _misfit(error: ValidationError, method: str) -> RemoteProtocolError:
+    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    where = ".".join(str(part) for part in first["loc"])
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    return RemoteProtocolError(
+        f"{method}: the server's result is not valid: {where}: {first['msg']}{more}",
+        details={"method": method, "field": where},
+        may_have_run=True,
+    )
+
+
+class OutputSchema:
+    """A tool's output schema, ready to check with.
+
+    Nothing is ever fetched: a ``$ref`` to somewhere else is an error (basic/index, JSON Schema usage).
+    """
+
+    def __init__(self, schema: Mapping[str, Any]) -> None:
+        self._schema = schema
+
+    @property
+    def wraps(self) -> bool:
+        """Whether the schema is that of a wrapper, made because a result had to be an object."""
+        properties = self._schema.get("properties")
+        return bool(self._schema.get("x-fastmcp-wrap-result")) or (
+            isinstance(properties, Mapping) and set(properties) == {"result"}
+        )
+
+    def unwrap(self, value: Any) -> Any:
+        """Return what a wrapper holds; anything else as it is."""
+        return value["result"] if self.wraps and isinstance(value, dict) and set(value) == {"result"} else value
+
+    def check(self, tool: str, value: Any, raw: Any) -> None:
+        """Compare a tool's structured content with the schema.
+
+        Raises:
+            RemoteProtocolError: It does not match, or the schema itself cannot be used; ``details["result"]`` has the
+                result as it came.
+        """
+        from jsonschema.exceptions import ValidationError as Mismatch
+
+        details = {"tool": tool, "result": raw}
+        try:
+            self._validator.validate(value)
+        except Mismatch as mismatch:
+            raise RemoteProtocolError(
+                f"tool {tool!r} returned structured content that does not match its output schema: "
+                f"{mismatch.json_path}: {mismatch.message[:200]}",
+                details=details,
+                may_have_run=True,
+            ) from None
+        except Exception as flaw:  # a schema can be wrong in as many ways as there are keywords
+            raise RemoteProtocolError(
+                f"tool {tool!r} has an output schema that cannot be used: {flaw}", details=details, may_have_run=True
+            ) from flaw
+
+    @cached_property
+    def _validator(self) -> Any:
+        from jsonschema import Draft202012Validator
+        from jsonschema.validators import validator_for
+        from referencing import Registry
+
+        dialect = self._schema.get("$schema")
+        kind = validator_for(self._schema, default=Draft202012Validator)
+        if dialect is not None and kind.META_SCHEMA.get("$schema", "").rstrip("#") != str(dialect).rstrip("#"):
+            raise ValueError(f"its dialect {dialect!r} is not supported")
+        kind.check_schema(dict(self._schema))
+        return kind(dict(self._schema), registry=Registry())
+
+
+# -- what the server asks of us ---------------------------------------------------------------------------------------
+
+_elicitation: TypeAdapter[types.ElicitRequestURLParams | types.ElicitRequestFormParams] = TypeAdapter(
+    types.ElicitRequestURLParams | types.ElicitRequestFormParams
+)
+
+
+def elicitation_params(params: Mapping[str, Any]) -> types.ElicitRequestURLParams | types.ElicitRequestFormParams:
+    """Return the params of ``elicitation/create`` as a model; raises ValueError where they do not fit."""
+    return _elicitation.validate_python({"mode": "form", **params})
+
+
+def elicitation_answer(params: Mapping[str, Any], answer: Any) -> dict[str, Any]:
+    """Return what to answer to ``elicitation/create``, from what the callback returned.
+
+    In a form, a dict is the content, accepted; values that the schema has defaults for are filled in. None declines.
+    A URL is accepted only by saying so: ``{"action": "accept"}`` or an ElicitResult.
+    """
+    explicit = _explicit_action(answer)
+    if explicit is None and answer is not None and not isinstance(answer, Mapping):
+        raise TypeError(f"an elicitation callback returns a dict, an ElicitResult or None, not {answer!r}")
+    if params.get("mode", "form") == "url":
+        return explicit or {"action": "decline"}
+    result = explicit or ({"action": "decline"} if answer is None else {"action": "accept", "content": dict(answer)})
+    if result["action"] != "accept":
+        return {"action": result["action"]}
+    properties = (params.get("requestedSchema") or {}).get("properties") or {}
+    defaults = {name: part["default"] for name, part in properties.items() if "default" in part}
+    return {**result, "content": {**defaults, **(result.get("content") or {})}}
+
+
+def _explicit_action(answer: Any) -> dict[str, Any] | None:
+    if isinstance(answer, types.ElicitResult):
+        return dump(answer)
+    if isinstance(answer, Mapping) and answer.get("action") in ("accept", "decline", "cancel"):
+        return dict(answer) if set(answer) <= {"action", "content", "_meta"} else None
+    return None
+
+
+def sampling_params(params: Mapping[str, Any]) -> types.CreateMessageRequestParams:
+    """Return the params of ``sampling/createMessage`` as a model; raises ValueError where they do not fit."""
+    return types.CreateMessageRequestParams.model_validate(params)
+
+
+def sampling_answer(answer: Any) -> dict[str, Any]:
+    """Return what to answer to ``sampling/createMessage``, from what the callback returned: a str is the text."""
+    if isinstance(answer, str):
+        block = {"type": "text", "text": answer}
+        return {"role": "assistant", "content": block, "model": "unknown", "stopReason": "endTurn"}
+    if isinstance(answer, BaseModel):
+        return dump(answer)
+    if isinstance(answer, Mapping):
+        return dict(answer)
+    raise TypeError(f"a sampling callback returns a str, a dict or a CreateMessageResult, not {answer!r}")
+
+
+def roots_answer(roots: Any) -> dict[str, Any]:
+    """Return what to answer to ``roots/list``: paths, ``file://`` URIs, dicts or Roots, in any mixture."""
+    return {"roots": [_root(root) for root in roots]}
+
+
+def _root(root: Any) -> dict[str, Any]:
+    if isinstance(root, BaseModel):
+        return dump(root)
+    if isinstance(root, Mapping):
+        return dict(root)
+    if isinstance(root, str) and root.startswith("file://"):
+        return {"uri": root}
+    if isinstance(root, (str, os.PathLike)):
+        return {"uri": pathlib.Path(os.path.abspath(os.path.expanduser(root))).as_uri()}
+    raise TypeError(f"a root is a path, a file:// URI, a dict or a Root, not {root!r}")
+
+
+def log_params(params: Mapping[str, Any]) -> types.LoggingMessageNotificationParams:
+    """Return the params of ``notifications/message`` as a model; raises ValueError where they do not fit."""
+    return types.LoggingMessageNotificationParams.model_validate(params)
+
+
+def dump(value: BaseModel | Mapping[str, Any]) -> dict[str, Any]:
+    """Return a model, or a dict, as it goes on the wire."""
+    if isinstance(value, BaseModel):
+        return value.model_dump(by_alias=True, mode="json", exclude_none=True)
+    return dict(value)

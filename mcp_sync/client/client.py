@@ -1,0 +1,809 @@
+"""Client: a server's tools, resources and prompts as plain blocking methods."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import pathlib
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from inspect import signature
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ..deadlines import Deadline, as_timeout
+from ..engine.caller import CallFuture, Question
+from ..engine.connect import Introduction
+from ..engine.lifetimes import close_when_forgotten, tell_of_forks
+from ..engine.peer import Peer
+from ..exceptions import LocalProtocolError, MCPConnectionError, MCPError, MCPTimeoutError, RemoteProtocolError
+from ..policies import unexpected_keyword
+from ..protocol.eras import LOG_LEVELS, VERSIONS, Identity, Stateless
+from ..protocol.messages import Notification
+from ..protocol.negotiation import Agreement
+from ..transports.custom import CustomTransport, is_custom
+from ..transports.transport import CLOSE_SECONDS, MCPTransport
+from .asking import Asker
+from .callbacks import Callbacks, Elicitation, OnLog, OnNotification, Roots, Sampling
+from .subscriptions import Subscription, make_filter
+from .tasks import Task, created, declared
+
+if TYPE_CHECKING:
+    import mcp_types as types
+    from typing_extensions import Self
+
+    from .answers import OutputSchema, ToolResult
+
+M = TypeVar("M")
+
+OnProgress = Callable[[float, "float | None", "str | None"], Any]
+
+_INTERPRETERS = {".py": [sys.executable], ".js": ["node"], ".mjs": ["node"]}
+
+
+class Client:
+    """A server's tools, resources and prompts as plain blocking methods. All may be called from any thread.
+
+    It connects on entry of a ``with`` statement, on ``connect()``, or on first use, and closes on exit or ``close()``.
+    After a fork it connects anew in the child. A closed client stays closed.
+
+    Threads: those of the connection; callbacks run on a lane (log, notifications, progress: one at a time, in order)
+    and on request threads (sampling, elicitation, roots: at once). Every method blocks at most its timeout.
+    Locks: ``_lock``, held for a few instructions; ``_connecting``, held while connecting, acquired with the deadline.
+
+    Args:
+        target: A command as a list (``["python", "server.py"]``), the path of a server script (``.py``, ``.js``), a
+            transport, an object that passes messages (``mcp_sync.transports.custom``), or one with ``serve(channel)``.
+        timeout: Seconds that any call may take unless told otherwise; None means the transport's, 30 by default.
+        sampling: Answers ``sampling/createMessage``: given its params as a model, returns the text, or a
+            CreateMessageResult.
+        elicitation: Answers ``elicitation/create``: given its params as a model, returns the content as a dict, or an
+            ElicitResult, or None to decline. For a URL, only ``{"action": "accept"}`` accepts.
+        roots: The directories the server may work in: paths or ``file://`` URIs, or a function that returns them.
+        on_log: Is given each log message as a LoggingMessageNotificationParams.
+        on_notification: Is given each notification as ``mcp_sync.Notification(method, params)``.
+        log_level: The level from which log messages are wanted; None leaves it to the server where it has a default,
+            and else means all where there is an ``on_log``.
+        protocol_version: The protocol version to ask for; None finds the newest that both sides speak.
+        client_info: What to say of the application: ``{"name": ..., "version": ...}``.
+        **knobs: Keywords of the transport, where the target is a command or a path: ``env``, ``cwd`` ...
+
+    Raises:
+        TypeError: The target or a keyword makes no sense; the text says what would.
+        ValueError: A value is out of range.
+    """
+
+    def __init__(
+        self,
+        target: Any,
+        *,
+        timeout: float | None = None,
+        sampling: Sampling | None = None,
+        elicitation: Elicitation | None = None,
+        roots: Roots | None = None,
+        on_log: OnLog | None = None,
+        on_notification: OnNotification | None = None,
+        log_level: str | None = None,
+        protocol_version: str | None = None,
+        client_info: Mapping[str, Any] | None = None,
+        **knobs: Any,
+    ) -> None:
+        self.transport = _transport_to(target, knobs)
+        self.timeout = as_timeout(timeout, default=self.transport.timeout)
+        self._callbacks = Callbacks(sampling, elicitation, roots, on_log, on_notification)
+        self._identity = Identity(_checked_info(client_info), self._callbacks.capabilities)
+        self._version = _one_of("protocol_version", protocol_version, VERSIONS)
+        self._level = _one_of("log_level", log_level, LOG_LEVELS)
+        self._tools = ToolIndex()
+        self._callbacks.listen(self._tools.overhear)
+        self._revive()
+        tell_of_forks(self)
+
+    def _revive(self) -> None:
+        """Be as new: at first, and in a forked child, where locks may be held by nobody."""
+        self._lock = threading.Lock()  # guards _asker, _opening, _closed, _closed_properly, _subscriptions
+        self._connecting = threading.Lock()  # guards the making of a connection, so that there is one
+        self._asker: Asker | None = None
+        self._opening: Peer | None = None
+        self._closed = False
+        self._closed_properly: Callable[[], None] = lambda: None
+        self._subscriptions: dict[str, Subscription] = {}
+
+    def forked(self) -> None:
+        """In a forked child: forget the parent's connection; the next call makes one of our own."""
+        closed = self._closed
+        self._revive()
+        self._closed = closed
+
+    def __repr__(self) -> str:
+        asker = self._asker
+        state = "closed" if self._closed else repr(asker.peer) if asker else "not connected"
+        return f"<Client {self.transport.name}: {state}>"
+
+    # -- connecting ---------------------------------------------------------------------------------------------------
+
+    def connect(self, timeout: float | None = None) -> Self:
+        """Connect, unless connected already, and return the client itself.
+
+        Args:
+            timeout: Seconds for all of it; None means the client's own.
+
+        Raises:
+            MCPConnectionError: The server cannot be reached, ended, or refused; or the client is closed.
+            MCPTimeoutError: Not within the timeout.
+            RemoteProtocolError: There is no protocol version in common.
+        """
+        self._connected(self._deadline(timeout), again=True)
+        return self
+
+    def close(self, timeout: float | None = None) -> None:
+        """End the connection, every call in flight, and what is behind it. Idempotent, from any thread.
+
+        Args:
+            timeout: Seconds; None means 5.
+        """
+        deadline = Deadline(as_timeout(timeout, default=CLOSE_SECONDS))
+        with self._lock:
+            self._closed = True
+            peers = [self._opening, self._asker.peer if self._asker else None]
+        for peer in peers:
+            if peer is not None:
+                peer.close(deadline)
+        self._closed_properly()
+
+    def __enter__(self) -> Self:
+        return self.connect()
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection, as far as is known."""
+        asker = self._asker
+        return asker is not None and not asker.peer.over
+
+    def _connected(self, deadline: Deadline, again: bool = False) -> Asker:
+        asker = self._asker
+        if asker is not None and (not asker.peer.over or not again):
+            return asker  # one that is over says itself why
+        if not self._connecting.acquire(timeout=deadline.remaining):
+            raise MCPTimeoutError("another thread is still connecting", may_have_run=False)
+        try:
+            if self._closed:
+                raise MCPConnectionError(f"the client of {self.transport.name} is closed", may_have_run=False)
+            if self._asker is None or self._asker.peer.over:
+                self._asker = self._open(deadline)
+            return self._asker
+        finally:
+            self._connecting.release()
+
+    def _open(self, deadline: Deadline) -> Asker:
+        introduction = Introduction(
+            self._identity, self._version, self._callbacks, meanwhile=_import_models, opened=self._note_opening
+        )
+        try:
+            peer = self.transport.converse(introduction, deadline)
+        finally:
+            with self._lock:
+                self._opening = None
+        asker = Asker(peer, self._callbacks)
+        self._tools.forget()
+        with self._lock:
+            self._closed_properly()
+            self._closed_properly = close_when_forgotten(self, peer, f"<Client {self.transport.name}>")
+            closed = self._closed
+        if closed:
+            self.close()
+            raise MCPConnectionError(f"the client of {self.transport.name} was closed", may_have_run=False)
+        self._settle_log_level(asker, deadline)
+        return asker
+
+    def _note_opening(self, peer: Peer) -> None:
+        with self._lock:
+            self._opening = peer
+            closed = self._closed
+        if closed:
+            raise MCPConnectionError(f"the client of {self.transport.name} was closed", may_have_run=False)
+
+    def _settle_log_level(self, asker: Asker, deadline: Deadline) -> None:
+        level = self._level or ("debug" if self._callbacks.wants_log else None)
+        if level is None:
+            return
+        if isinstance(asker.peer.agreement.era, Stateless):
+            _ask_for_level(asker.peer, level)
+        elif self._level and "logging" in asker.peer.agreement.capabilities:
+            asker.peer.call(Question("logging/setLevel", {"level": level}), deadline)
+
+    # -- what the server says of itself -------------------------------------------------------------------------------
+
+    @property
+    def protocol_version(self) -> str:
+        """The protocol version that was agreed."""
+        return self._agreement.era.version
+
+    @property
+    def server_info(self) -> types.Implementation:
+        """What the server says of itself; for people only."""
+        from . import answers
+
+        info = {"name": "", "version": "", **self._agreement.server_info}
+        return answers.parse(answers.types.Implementation, info, "server_info")
+
+    @property
+    def server_capabilities(self) -> types.ServerCapabilities:
+        """What the server offers."""
+        from . import answers
+
+        return answers.parse(answers.types.ServerCapabilities, self._agreement.capabilities, "server_capabilities")
+
+    @property
+    def instructions(self) -> str | None:
+        """What the server says about its use."""
+        return self._agreement.instructions
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """What has happened on this connection; ``sent == ok + error + timeout + cancelled + pending``."""
+        return self._connected(self._deadline(None)).peer.counters
+
+    @property
+    def _agreement(self) -> Agreement:
+        return self._connected(self._deadline(None)).peer.agreement
+
+    # -- tools --------------------------------------------------------------------------------------------------------
+
+    def list_tools(self, timeout: float | None = None) -> list[types.Tool]:
+        """Return all tools, from every page.
+
+        Args:
+            timeout: Seconds for all pages; None means the client's own. So for every method here.
+
+        Raises:
+            JSONRPCError: The server answered with an error.
+            MCPTimeoutError: Not within the timeout.
+            MCPConnectionError: The connection is over.
+            ProtocolError: One side said something that the protocol forbids.
+        """
+        from . import answers
+
+        deadline = self._deadline(timeout)
+        found = self._raw_tools(self._connected(deadline), deadline)
+        return [answers.parse(answers.types.Tool, tool, "tools/list") for tool in found]
+
+    def call_tool(
+        self,
+        name: str,
+        arguments: Mapping[str, Any] | None = None,
+        timeout: float | None = None,
+        *,
+        on_progress: OnProgress | None = None,
+        meta: Mapping[str, Any] | None = None,
+    ) -> ToolResult:
+        """Call a tool and return its result, whether it reports failure or not.
+
+        Args:
+            name: The tool.
+            arguments: Its arguments by name.
+            timeout: Seconds; None means the client's own.
+            on_progress: Is called with (progress, total, message), before this method returns.
+            meta: Further members of the request's ``_meta``.
+
+        Raises:
+            JSONRPCError: The server refused the call.
+            MCPTimeoutError: No result within the timeout; the server has been told to stop.
+            MCPConnectionError: The connection is over; ``may_have_run`` tells whether a repeat is safe.
+            ProtocolError: One side said something that the protocol forbids.
+        """
+        question = _tool_question(name, arguments, on_progress, meta)
+        deadline = self._deadline(timeout)
+        asker = self._connected(deadline)
+        return self._tool_result(asker, name, asker.ask(question, deadline), deadline)
+
+    def submit_tool(
+        self,
+        name: str,
+        arguments: Mapping[str, Any] | None = None,
+        timeout: float | None = None,
+        *,
+        on_progress: OnProgress | None = None,
+        meta: Mapping[str, Any] | None = None,
+    ) -> CallFuture[ToolResult]:
+        """Call a tool and return at once: a ``concurrent.futures.Future`` of the result.
+
+        Cancelling it cancels the call on the server. Arguments are those of ``call_tool``.
+
+        Raises:
+            MCPConnectionError: There is no connection.
+        """
+        deadline = self._deadline(timeout)
+        asker = self._connected(deadline)
+
+        def convert(raw: dict[str, Any]) -> ToolResult:
+            return self._tool_result(asker, name, raw, self._deadline(timeout))
+
+        return asker.submit(replace(_tool_question(name, arguments, on_progress, meta), convert=convert), deadline)
+
+    # -- resources ----------------------------------------------------------------------------------------------------
+
+    def list_resources(self, timeout: float | None = None) -> list[types.Resource]:
+        """Return all resources, from every page; raises as ``list_tools``."""
+        from . import answers
+
+        found = self._pages("resources/list", "resources", timeout)
+        return [answers.parse(answers.types.Resource, item, "resources/list") for item in found]
+
+    def list_resource_templates(self, timeout: float | None = None) -> list[types.ResourceTemplate]:
+        """Return all resource templates, from every page; raises as ``list_tools``."""
+        from . import answers
+
+        found = self._pages("resources/templates/list", "resourceTemplates", timeout)
+        return [answers.parse(answers.types.ResourceTemplate, item, "resources/templates/list") for item in found]
+
+    def read_resource(self, uri: str, timeout: float | None = None) -> types.ReadResourceResult:
+        """Return what is in a resource: ``.contents``, each with ``text`` or ``blob``; raises as ``call_tool``."""
+        from . import answers
+
+        raw = self.request("resources/read", {"uri": str(uri)}, timeout)
+        return answers.parse(answers.types.ReadResourceResult, raw, "resources/read")
+
+    def subscribe(self, uri: str, timeout: float | None = None) -> None:
+        """Have the server tell ``on_notification`` when a resource changes; raises as ``call_tool``."""
+        deadline = self._deadline(timeout)
+        asker = self._connected(deadline)
+        if asker.peer.agreement.era.server_asks:
+            asker.ask(Question("resources/subscribe", {"uri": str(uri)}), deadline)
+            return
+        wanted = make_filter({}, [str(uri)])
+        subscription = Subscription.open(wanted, asker, self._callbacks, deadline, kept=0)  # on_notification tells
+        with self._lock:
+            before = self._subscriptions.pop(str(uri), None)
+            self._subscriptions[str(uri)] = subscription
+        if before is not None:
+            before.close()
+
+    def unsubscribe(self, uri: str, timeout: float | None = None) -> None:
+        """Have the server no longer tell of changes of a resource; raises as ``call_tool``."""
+        deadline = self._deadline(timeout)
+        asker = self._connected(deadline)
+        if asker.peer.agreement.era.server_asks:
+            asker.ask(Question("resources/unsubscribe", {"uri": str(uri)}), deadline)
+            return
+        with self._lock:
+            subscription = self._subscriptions.pop(str(uri), None)
+        if subscription is not None:
+            subscription.close(max(deadline.remaining, 0.001))
+
+    def listen(
+        self,
+        *,
+        tools_list_changed: bool = False,
+        prompts_list_changed: bool = False,
+        resources_list_changed: bool = False,
+        resource_subscriptions: Sequence[str] = (),
+        timeout: float | None = None,
+    ) -> Subscription:
+        """Return a Subscription, to be iterated, of changes on the server; raises as ``call_tool``.
+
+        Args:
+            tools_list_changed: Tools come and go.
+            prompts_list_changed: Prompts come and go.
+            resources_list_changed: Resources come and go.
+            resource_subscriptions: URIs of resources whose changes matter.
+            timeout: Seconds until the server has acknowledged it.
+        """
+        wanted = make_filter(
+            {
+                "tools_list_changed": tools_list_changed,
+                "prompts_list_changed": prompts_list_changed,
+                "resources_list_changed": resources_list_changed,
+            },
+            resource_subscriptions,
+        )
+        deadline = self._deadline(timeout)
+        return Subscription.open(wanted, self._connected(deadline), self._callbacks, deadline)
+
+    # -- prompts ------------------------------------------------------------------------------------------------------
+
+    def list_prompts(self, timeout: float | None = None) -> list[types.Prompt]:
+        """Return all prompts, from every page; raises as ``list_tools``."""
+        from . import answers
+
+        found = self._pages("prompts/list", "prompts", timeout)
+        return [answers.parse(answers.types.Prompt, item, "prompts/list") for item in found]
+
+    def get_prompt(
+        self, name: str, arguments: Mapping[str, str] | None = None, timeout: float | None = None
+    ) -> types.GetPromptResult:
+        """Return a prompt filled in: ``.messages``; raises as ``call_tool``."""
+        from . import answers
+
+        params: dict[str, Any] = {"name": _checked_name(name)}
+        if arguments is not None:
+            params["arguments"] = dict(_checked_arguments(arguments))
+        raw = self.request("prompts/get", params, timeout)
+        return answers.parse(answers.types.GetPromptResult, raw, "prompts/get")
+
+    def complete(
+        self,
+        ref: Mapping[str, Any] | types.PromptReference | types.ResourceTemplateReference,
+        argument: Mapping[str, str],
+        context_arguments: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+    ) -> types.CompleteResult:
+        """Return suggestions for the value of an argument: ``.completion.values``; raises as ``call_tool``.
+
+        Args:
+            ref: ``{"type": "ref/prompt", "name": ...}`` or ``{"type": "ref/resource", "uri": ...}``, or a model.
+            argument: ``{"name": ..., "value": ...}``, the value as far as it has come.
+            context_arguments: Values of other arguments, chosen already.
+            timeout: Seconds; None means the client's own.
+        """
+        from . import answers
+
+        params: dict[str, Any] = {"ref": answers.dump(ref), "argument": dict(argument)}
+        if context_arguments is not None:
+            params["context"] = {"arguments": dict(context_arguments)}
+        raw = self.request("completion/complete", params, timeout)
+        return answers.parse(answers.types.CompleteResult, raw, "completion/complete")
+
+    # -- tasks --------------------------------------------------------------------------------------------------------
+
+    def start_task(
+        self,
+        name: str,
+        arguments: Mapping[str, Any] | None = None,
+        *,
+        ttl: int | None = None,
+        timeout: float | None = None,
+    ) -> Task | ToolResult:
+        """Call a tool as a task: the server works on it while nobody waits.
+
+        In the stateless era the server decides whether it makes a task of the call; where it answers at once, that
+        answer is returned.
+
+        Args:
+            name: The tool.
+            arguments: Its arguments by name.
+            ttl: Milliseconds to keep the result (2025-11-25 only).
+            timeout: Seconds until the task has begun.
+
+        Raises:
+            LocalProtocolError: The agreed protocol version has no tasks.
+            MCPError: As ``call_tool``.
+        """
+        deadline = self._deadline(timeout)
+        asker = self._connected(deadline)
+        question = _tool_question(name, arguments, None, None)
+        params = dict(question.params or {})
+        if asker.peer.agreement.era.server_asks:
+            _check_tasks(asker)
+            params["task"] = {} if ttl is None else {"ttl": ttl}
+        raw = asker.ask(replace(question, params=declared(asker, params)), deadline)
+        state = created(raw)
+        return self._tool_result(asker, name, raw, deadline) if state is None else self._task(asker, name, state)
+
+    def get_task(self, task_id: str, timeout: float | None = None) -> Task:
+        """Return a task that was started before, perhaps by another process; raises as ``call_tool``."""
+        asker = self._connected(self._deadline(timeout))
+        return self._task(asker, "", {"taskId": task_id}).refresh(timeout)
+
+    def list_tasks(self, timeout: float | None = None) -> list[Task]:
+        """Return all tasks that the server knows (2025-11-25 only); raises as ``list_tools``."""
+        asker = self._connected(self._deadline(timeout))
+        return [self._task(asker, "", state) for state in self._pages("tasks/list", "tasks", timeout)]
+
+    def _task(self, asker: Asker, tool: str, state: dict[str, Any]) -> Task:
+        def finish(raw: dict[str, Any], deadline: Deadline) -> ToolResult:
+            return self._tool_result(asker, tool, raw, deadline)
+
+        return Task(asker, finish, self.timeout, state)
+
+    # -- anything -----------------------------------------------------------------------------------------------------
+
+    def ping(self, timeout: float | None = None) -> None:
+        """Make sure that the server answers; raises as ``call_tool``.
+
+        The stateless era has no ping; there it is ``server/discover``.
+        """
+        deadline = self._deadline(timeout)
+        asker = self._connected(deadline)
+        asker.ask(Question("ping" if asker.peer.agreement.era.server_asks else "server/discover"), deadline)
+
+    def set_logging_level(self, level: str, timeout: float | None = None) -> None:
+        """Have the server send log messages from a level on; raises as ``call_tool``.
+
+        Args:
+            level: ``debug``, ``info``, ``notice``, ``warning``, ``error``, ``critical``, ``alert`` or ``emergency``.
+            timeout: Seconds; None means the client's own.
+        """
+        _one_of("level", level, LOG_LEVELS)
+        deadline = self._deadline(timeout)
+        asker = self._connected(deadline)
+        if isinstance(asker.peer.agreement.era, Stateless):
+            _ask_for_level(asker.peer, level)  # it goes with every request from now on
+        else:
+            asker.ask(Question("logging/setLevel", {"level": level}), deadline)
+
+    def send_roots_list_changed(self, timeout: float | None = None) -> None:
+        """Tell the server that the roots have changed; in the stateless era it asks anyway.
+
+        Raises:
+            MCPConnectionError: The connection is over.
+        """
+        deadline = self._deadline(timeout)
+        asker = self._connected(deadline)
+        if asker.peer.agreement.era.server_asks:
+            asker.peer.notify("notifications/roots/list_changed", None, deadline)
+
+    def request(
+        self,
+        method: str,
+        params: Mapping[str, Any] | None = None,
+        timeout: float | None = None,
+        *,
+        on_progress: OnProgress | None = None,
+    ) -> dict[str, Any]:
+        """Send any request and return the result as a plain dict; raises as ``call_tool``."""
+        deadline = self._deadline(timeout)
+        return self._connected(deadline).ask(_question(method, params, on_progress), deadline)
+
+    def submit(
+        self,
+        method: str,
+        params: Mapping[str, Any] | None = None,
+        timeout: float | None = None,
+        *,
+        on_progress: OnProgress | None = None,
+    ) -> CallFuture[dict[str, Any]]:
+        """Send any request and return a ``concurrent.futures.Future`` of the result as a plain dict."""
+        deadline = self._deadline(timeout)
+        return self._connected(deadline).submit(_question(method, params, on_progress), deadline)
+
+    def notify(self, method: str, params: Mapping[str, Any] | None = None, timeout: float | None = None) -> None:
+        """Send any notification.
+
+        Raises:
+            MCPConnectionError: The connection is over.
+            MCPTimeoutError: The server did not read it within the timeout.
+        """
+        deadline = self._deadline(timeout)
+        question = _question(method, params, None)
+        self._connected(deadline).peer.notify(question.method, question.params, deadline)
+
+    # -- inside -------------------------------------------------------------------------------------------------------
+
+    def _deadline(self, timeout: float | None) -> Deadline:
+        return Deadline(as_timeout(timeout, default=self.timeout))
+
+    def _pages(self, method: str, key: str, timeout: float | None) -> list[dict[str, Any]]:
+        deadline = self._deadline(timeout)
+        return list(_all_pages(self._connected(deadline), method, key, deadline))
+
+    def _raw_tools(self, asker: Asker, deadline: Deadline) -> list[dict[str, Any]]:
+        generation = self._tools.generation
+        found = list(_all_pages(asker, "tools/list", "tools", deadline))
+        self._tools.learn(found, generation)
+        return found
+
+    def _tool_result(self, asker: Asker, name: str, raw: dict[str, Any], deadline: Deadline) -> ToolResult:
+        from . import answers
+
+        state = created(raw)
+        if state is not None:
+            return self._task(asker, name, state).result(max(deadline.remaining, 0.001))
+        schema = None
+        if "structuredContent" in raw and not raw.get("isError"):
+            schema = self._output_schema(asker, name, deadline)
+        return answers.tool_result(raw, name, schema)
+
+    def _output_schema(self, asker: Asker, name: str, deadline: Deadline) -> OutputSchema | None:
+        """Return a tool's output schema; asks for it once. That this may fail must not cost us the result."""
+        if not self._tools.knows(name) and name:
+            try:
+                self._raw_tools(asker, deadline)
+            except MCPError:
+                return None
+        return self._tools.output_schema(name)
+
+
+class ToolIndex:
+    """The output schemas of a server's tools, as last listed.
+
+    Locks: ``_lock``, held for a few instructions.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # guards _schemas, generation
+        self._schemas: dict[str, OutputSchema | None] | None = None
+        self.generation = 0
+
+    def knows(self, name: str) -> bool:
+        """Whether it is known which output schema the tool has, if any."""
+        return self._schemas is not None and name in self._schemas
+
+    def output_schema(self, name: str) -> OutputSchema | None:
+        """Return a tool's output schema, if it is known and has one."""
+        return (self._schemas or {}).get(name)
+
+    def learn(self, tools: Sequence[Mapping[str, Any]], generation: int) -> None:
+        """Take a list of tools, unless the tools have changed since it was asked for."""
+        from . import answers
+
+        schemas = {
+            str(tool.get("name")): answers.OutputSchema(tool["outputSchema"])
+            if isinstance(tool.get("outputSchema"), Mapping)
+            else None
+            for tool in tools
+        }
+        with self._lock:
+            if generation == self.generation:
+                self._schemas = schemas
+
+    def forget(self) -> None:
+        """Know nothing any more."""
+        with self._lock:
+            self._schemas = None
+            self.generation += 1
+
+    def overhear(self, news: Notification | MCPError) -> None:
+        """Forget what has changed."""
+        if isinstance(news, Notification) and news.method == "notifications/tools/list_changed":
+            self.forget()
+
+
+def _all_pages(asker: Asker, method: str, key: str, deadline: Deadline) -> Iterator[dict[str, Any]]:
+    """Yield the items of every page (server/utilities/pagination); a cursor that comes back is an error."""
+    seen: set[str] = set()
+    params: dict[str, Any] | None = None
+    while True:
+        page = asker.ask(Question(method, params), deadline)
+        items = page.get(key)
+        if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+            raise RemoteProtocolError(f"{method}: the server's result has no list of objects named {key!r}")
+        yield from items
+        cursor = page.get("nextCursor")
+        # An empty cursor is one like any other since 2026-07-28; before, some servers mean the end by it.
+        if cursor is None or (cursor == "" and asker.peer.agreement.era.server_asks):
+            return
+        if not isinstance(cursor, str) or cursor in seen:
+            raise RemoteProtocolError(f"{method}: the server's pages never end, the cursor {cursor!r} came twice")
+        seen.add(cursor)
+        params = {"cursor": cursor}
+
+
+def _question(method: object, params: object, on_progress: OnProgress | None) -> Question[Any]:
+    if not isinstance(method, str) or not method:
+        raise TypeError(f"method must be a str such as 'tools/list', not {method!r}")
+    if params is not None and not isinstance(params, Mapping):
+        raise TypeError(f"params must be a dict, not {type(params).__name__} ({params!r})")
+    if on_progress is not None and not callable(on_progress):
+        raise TypeError(f"on_progress must be a function, not {type(on_progress).__name__}")
+    return Question(method, params, on_progress)
+
+
+def _tool_question(
+    name: object, arguments: object, on_progress: OnProgress | None, meta: Mapping[str, Any] | None
+) -> Question[Any]:
+    params: dict[str, Any] = {"name": _checked_name(name), "arguments": dict(_checked_arguments(arguments))}
+    if meta:
+        params["_meta"] = dict(meta)
+    return _question("tools/call", params, on_progress)
+
+
+def _checked_name(name: object) -> str:
+    if not isinstance(name, str):
+        raise TypeError(f"name must be a str, not {type(name).__name__} ({name!r})")
+    return name
+
+
+def _checked_arguments(arguments: object) -> Mapping[str, Any]:
+    if arguments is None:
+        return {}
+    if not isinstance(arguments, Mapping):
+        raise TypeError(
+            f"arguments must be a dict of values by name, not {type(arguments).__name__} ({arguments!r})"
+        )
+    return arguments
+
+
+def _checked_info(info: object) -> Mapping[str, Any]:
+    if info is None:
+        from .. import __version__
+
+        return {"name": "mcp-sync", "version": __version__}
+    if not isinstance(info, Mapping) or not isinstance(info.get("name"), str):
+        raise TypeError(f"client_info must be a dict with 'name' and 'version', not {info!r}")
+    return {"version": "", **info}
+
+
+def _one_of(name: str, value: str | None, known: Sequence[str]) -> str | None:
+    if value is not None and value not in known:
+        raise ValueError(f"{name} must be one of {', '.join(known)}, not {value!r}")
+    return value
+
+
+def _ask_for_level(peer: Peer, level: str) -> None:
+    era = peer.agreement.era
+    assert isinstance(era, Stateless)
+    peer.agree(replace(peer.agreement, era=era.at_level(level)))
+
+
+def _check_tasks(asker: Asker) -> None:
+    agreement = asker.peer.agreement
+    if agreement.era.version != "2025-11-25" or "tasks" not in agreement.capabilities:
+        raise LocalProtocolError(
+            f"the server offers no tasks (protocol version {agreement.era.version}); use call_tool or submit_tool",
+            may_have_run=False,
+        )
+
+
+def _import_models() -> None:
+    importlib.import_module(".answers", __package__)
+
+
+# -- targets ----------------------------------------------------------------------------------------------------------
+
+
+def _transport_to(target: Any, knobs: dict[str, Any]) -> MCPTransport:
+    """Return the transport that a target means."""
+    if isinstance(target, MCPTransport):
+        _check_knobs(knobs, ())
+        return target
+    if isinstance(target, (str, os.PathLike)):
+        return _stdio(_command_of(os.fspath(target)), knobs)
+    if isinstance(target, Sequence) and not isinstance(target, (bytes, bytearray)):
+        return _stdio(target, knobs)
+    if callable(getattr(target, "serve", None)):
+        from ..transports.memory import MemoryTransport
+
+        _check_knobs(knobs, signature(MemoryTransport).parameters)
+        return MemoryTransport(target, **knobs)
+    if is_custom(target):
+        _check_knobs(knobs, signature(CustomTransport).parameters)
+        return CustomTransport(target, **knobs)
+    raise TypeError(
+        f"Client() cannot connect to {target!r} ({type(target).__name__}); give a command as a list "
+        "(['python', 'server.py']), the path of a server script, or a transport"
+    )
+
+
+def _stdio(command: Any, knobs: dict[str, Any]) -> MCPTransport:
+    from ..transports.stdio import StdioTransport
+
+    _check_knobs(knobs, signature(StdioTransport).parameters)
+    return StdioTransport(command, **knobs)
+
+
+def _check_knobs(knobs: Mapping[str, Any], known: Iterable[str]) -> None:
+    for keyword in knobs:
+        if keyword not in known:
+            raise TypeError(unexpected_keyword("Client", keyword, {*_OWN_KEYWORDS, *known}))
+
+
+def _command_of(path: str) -> list[str]:
+    if "://" in path:
+        raise TypeError(f"Client() cannot connect to {path!r} yet: this version reaches servers over stdio only")
+    script = pathlib.Path(path).expanduser()
+    if not script.exists():
+        hint = "; give a command as a list, one word an item" if " " in path else ""
+        raise FileNotFoundError(f"there is no server script {path!r}{hint}")
+    if script.suffix not in _INTERPRETERS:
+        raise ValueError(
+            f"no interpreter is known for {path!r}; give the command as a list, such as ['python', {path!r}]"
+        )
+    return [*_INTERPRETERS[script.suffix], str(script)]
+
+
+_OWN_KEYWORDS = (
+    "timeout",
+    "sampling",
+    "elicitation",
+    "roots",
+    "on_log",
+    "on_notification",
+    "log_level",
+    "protocol_version",
+    "client_info",
+)

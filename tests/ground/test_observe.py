@@ -1,0 +1,163 @@
+"""Events reach observers through a lane that may say no, and hold nothing alive."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import logging
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from mcp_sync import observe
+from mcp_sync.observe import (
+    Called,
+    Connected,
+    Disconnected,
+    Event,
+    Feed,
+    Finished,
+    Ignored,
+    Observers,
+    ProcessEnded,
+    ProcessStarted,
+    Unreadable,
+    write_log,
+)
+
+EVENT = Connected("calc", "2026-07-28")
+
+
+class Lane:
+    """Keeps what it is offered, and runs it when told."""
+
+    def __init__(self, room: int = 100) -> None:
+        self.room = room
+        self.jobs: list[Callable[[], Any]] = []
+
+    def offer(self, job: Callable[[], Any]) -> bool:
+        if len(self.jobs) >= self.room:
+            return False
+        self.jobs.append(job)
+        return True
+
+    def run(self) -> None:
+        while self.jobs:
+            self.jobs.pop(0)()
+
+
+@pytest.fixture
+def quiet() -> None:
+    """Keep the log out of it, whatever level the run has set."""
+    logger = logging.getLogger("mcp_sync")
+    assert not logger.isEnabledFor(logging.DEBUG)
+
+
+def test_every_observer_is_told_in_the_order_in_which_they_asked(quiet: None) -> None:
+    told: list[str] = []
+    observers = Observers([lambda event: told.append("first"), lambda event: told.append("second")])
+    lane = Lane()
+    Feed(observers, lane.offer).emit(EVENT)
+    assert told == []  # never on the thread that says it
+    lane.run()
+    assert told == ["first", "second"]
+
+
+def test_an_observer_added_later_is_told_from_then_on(quiet: None) -> None:
+    told: list[Event] = []
+    observers, lane = Observers(), Lane()
+    feed = Feed(observers, lane.offer)
+    feed.emit(EVENT)
+    observers.append(told.append)
+    feed.emit(EVENT)
+    lane.run()
+    assert told == [EVENT]
+
+
+def test_nobody_watches_until_somebody_does(quiet: None) -> None:
+    observers = Observers()
+    feed = Feed(observers, Lane().offer)
+    assert not feed.watched
+    observers.append(print)
+    assert feed.watched
+
+
+def test_without_observers_nothing_is_offered(quiet: None) -> None:
+    lane = Lane()
+    Feed(Observers(), lane.offer).emit(EVENT)
+    Feed(None, lane.offer).emit(EVENT)
+    assert lane.jobs == []
+
+
+def test_a_feed_without_a_lane_swallows_events() -> None:
+    Feed(Observers([print])).emit(EVENT)
+
+
+def test_what_a_full_lane_refuses_is_counted(quiet: None) -> None:
+    told: list[Event] = []
+    observers, lane = Observers([told.append] * 3), Lane(room=1)
+    feed = Feed(observers, lane.offer)
+    feed.emit(EVENT)
+    lane.run()
+    assert len(told) == 1
+    assert feed.missed == 3  # two observers, and the log
+
+
+def test_a_feed_keeps_no_observer_alive(quiet: None) -> None:
+    observers = Observers([lambda event: None])
+    gone = weakref.ref(observers)
+    feed = Feed(observers, Lane().offer)
+    del observers
+    gc.collect()
+    assert gone() is None
+    assert not feed.watched
+
+
+def test_the_log_alone_makes_a_feed_watched(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, logger="mcp_sync")
+    lane = Lane()
+    feed = Feed(None, lane.offer)
+    assert feed.watched
+    feed.emit(EVENT)
+    lane.run()
+    assert len(caplog.records) == 1
+
+
+LINES = [
+    (Called("calc", "tools/call", 7), "> tools/call #7 (calc)"),
+    (Finished("calc", "tools/call", 7, 0.0008), "< #7 0.8 ms"),
+    (Finished("calc", "tools/call", 7, 2.5, "MCPTimeoutError"), "< #7 2500.0 ms MCPTimeoutError"),
+    (Disconnected("calc", None), "= closed (calc)"),
+    (Disconnected("calc", "exit status 3"), "= closed (calc) exit status 3"),
+    (Unreadable("calc", "invalid JSON", b"canary"), "? invalid JSON (calc)"),
+    (EVENT, "= Connected(server='calc', version='2026-07-28')"),
+    (Ignored("calc", "late"), "= Ignored(server='calc', why='late')"),
+    (ProcessStarted("calc", 4711), "= ProcessStarted(server='calc', pid=4711)"),
+    (ProcessEnded("calc", 4711, -9), "= ProcessEnded(server='calc', pid=4711, status=-9)"),
+]
+
+
+@pytest.mark.parametrize(("event", "line"), LINES, ids=[line for _, line in LINES])
+def test_an_event_is_one_line_of_the_log(event: Event, line: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, logger="mcp_sync")
+    write_log(event)
+    assert caplog.messages == [line]
+
+
+def test_every_event_has_its_line_in_the_table() -> None:
+    events = {value for value in vars(observe).values() if dataclasses.is_dataclass(value)}
+    assert {type(event) for event, _ in LINES} == events
+
+
+def test_above_debug_nothing_is_written(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="mcp_sync")
+    write_log(EVENT)
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize("event", [event for event, _ in LINES], ids=[line for _, line in LINES])
+def test_an_event_cannot_be_changed(event: Event) -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        event.server = "other"  # type: ignore[misc]
