@@ -138,7 +138,9 @@ class Policies:
         return f"Policies({list(self._parts.values())!r})"
 
 
-def gather(owner: type[Any], kinds: Iterable[type[Any]], given: Iterable[Any] | None, knobs: Mapping[str, Any]) -> Policies:
+def gather(
+    owner: type[Any], kinds: Iterable[type[Any]], given: Iterable[Any] | None, knobs: Mapping[str, Any]
+) -> Policies:
     """Make the policies of a transport from the ones given whole and from single keywords, which win.
 
     Args:

@@ -227,7 +227,7 @@ class PipeChannel(Channel):
         self._reading_on = threading.Event()
         self._reading_on.set()
         self._closing = False
-        self._finished = threading.Lock()  # guards: whoever takes it runs Pipe.finish; never given back
+        self._finished = threading.Lock()  # guards Pipe.finish: whoever takes it runs that; never given back
         tell_of_forks(self)
 
     def __repr__(self) -> str:

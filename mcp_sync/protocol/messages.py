@@ -332,8 +332,8 @@ def _json_type(value: Any) -> str:
 
 _TOKEN = re.compile(rb'"(?:[^"\\]|\\.){0,64}"|"|[\[\]{}:,]|[^\s"\[\]{}:,]+', re.DOTALL)
 _SALVAGE_BYTES = 65536
-_ESCAPED = b"\x00\x00"
-"""Stands for an escaped quote or backslash; whoever has it is neither a key nor an id."""
+_UNKNOWN = b"\x00\x00"
+"""Stands for an escaped quote, an escaped backslash or a long string; whoever has it is neither a key nor an id."""
 
 
 def salvage_id(raw: bytes) -> tuple[RequestId | None, RequestId | None]:
@@ -355,9 +355,9 @@ def salvage_id(raw: bytes) -> tuple[RequestId | None, RequestId | None]:
 
 
 def _blank_strings(head: bytes) -> bytes:
-    """Empty every string too long to be a key or an id, so that no later step looks inside one."""
-    parts = head.replace(b"\\\\", _ESCAPED).replace(b'\\"', _ESCAPED).split(b'"')
-    parts[1::2] = [part if len(part) <= 64 else b"" for part in parts[1::2]]
+    """Shorten every string too long to be a key or an id, so that no later step looks inside one."""
+    parts = head.replace(b"\\\\", _UNKNOWN).replace(b'\\"', _UNKNOWN).split(b'"')
+    parts[1::2] = [part if len(part) <= 64 else _UNKNOWN for part in parts[1::2]]
     return b'"'.join(parts)
 
 
