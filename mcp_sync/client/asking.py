@@ -15,8 +15,10 @@ from ..deadlines import Deadline
 from ..engine.caller import CallFuture, Question
 from ..engine.dispatch import Job
 from ..engine.peer import Peer
-from ..exceptions import MCPError, MCPTimeoutError, RemoteProtocolError, TooManyRequests
+from ..exceptions import JSONRPCError, MCPError, MCPTimeoutError, RemoteProtocolError, TooManyRequests
+from ..protocol.messages import INVALID_PARAMS
 from ..protocol.rounds import METHODS, Call, Gather, Pause, rounds
+from .cache import AnswerCache
 from .callbacks import Callbacks
 
 R = TypeVar("R")
@@ -30,22 +32,42 @@ class Asker:
     Threads: callbacks run on the Peer's request threads, so that one that never returns cannot outlive the deadline.
     """
 
-    def __init__(self, peer: Peer, callbacks: Callbacks) -> None:
+    def __init__(self, peer: Peer, callbacks: Callbacks, cache: AnswerCache | None = None) -> None:
         self.peer = peer
         self._callbacks = callbacks
+        self._cache = cache
 
     def ask(self, question: Question[Any], deadline: Deadline) -> dict[str, Any]:
         """Ask, and wait for the final result; raises as Caller.call says."""
+        cache = self._cache
+        if cache is None or self.peer.agreement.era.server_asks:
+            return self._ask(question, deadline)[0]
+        fresh = cache.get(question.method, question.params)
+        if fresh is not None:
+            return fresh
+        generation = cache.generation
+        try:
+            result, at_once = self._ask(question, deadline)
+        except JSONRPCError as error:
+            if error.code == INVALID_PARAMS and "cursor" in (question.params or {}):
+                cache.forget(question.method)  # the pages before it are of another time (server/utilities/caching)
+            raise
+        if at_once:
+            cache.put(question.method, question.params, result, generation)
+        return result
+
+    def _ask(self, question: Question[Any], deadline: Deadline) -> tuple[dict[str, Any], bool]:
+        """Return the final result, and whether it came at once: one that took rounds must not be kept."""
         if not self._in_rounds(question.method):
-            return self.peer.call(question, deadline)
+            return self.peer.call(question, deadline), True
         talk = rounds(question.method, question.params)
-        step = next(talk)
+        step, steps = next(talk), 1
         while True:
             try:
                 step = talk.send(self._take(step, question, deadline))
+                steps += 1
             except StopIteration as end:
-                result: dict[str, Any] = end.value
-                return result
+                return end.value, steps == 1
 
     def submit(self, question: Question[R], deadline: Deadline) -> CallFuture[R]:
         """Ask, and return a future of the final result."""

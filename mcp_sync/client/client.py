@@ -18,13 +18,14 @@ from ..engine.connect import Introduction
 from ..engine.lifetimes import close_when_forgotten, tell_of_forks
 from ..engine.peer import Peer
 from ..exceptions import LocalProtocolError, MCPConnectionError, MCPError, MCPTimeoutError, RemoteProtocolError
-from ..policies import unexpected_keyword
+from ..policies import flag, unexpected_keyword
 from ..protocol.eras import LOG_LEVELS, VERSIONS, Identity, Stateless
 from ..protocol.messages import Notification
 from ..protocol.negotiation import Agreement
 from ..transports.custom import CustomTransport, is_custom
 from ..transports.transport import CLOSE_SECONDS, MCPTransport
 from .asking import Asker
+from .cache import AnswerCache
 from .callbacks import Callbacks, Elicitation, OnLog, OnNotification, Roots, Sampling
 from .subscriptions import Subscription, make_filter
 from .tasks import Task, created, declared
@@ -67,6 +68,7 @@ class Client:
             and else means all where there is an ``on_log``.
         protocol_version: The protocol version to ask for; None finds the newest that both sides speak.
         client_info: What to say of the application: ``{"name": ..., "version": ...}``.
+        enable_response_caching: Whether lists and resources are kept as long as the server allows (``ttlMs``).
         **knobs: Keywords of the transport, where the target is a command or a path: ``env``, ``cwd`` ...
 
     Raises:
@@ -87,6 +89,7 @@ class Client:
         log_level: str | None = None,
         protocol_version: str | None = None,
         client_info: Mapping[str, Any] | None = None,
+        enable_response_caching: bool = True,
         **knobs: Any,
     ) -> None:
         self.transport = _transport_to(target, knobs)
@@ -97,6 +100,9 @@ class Client:
         self._level = _one_of("log_level", log_level, LOG_LEVELS)
         self._tools = ToolIndex()
         self._callbacks.listen(self._tools.overhear)
+        self._cache = AnswerCache() if flag("enable_response_caching", enable_response_caching) else None
+        if self._cache is not None:
+            self._callbacks.listen(self._cache.overhear)
         self._revive()
         tell_of_forks(self)
 
@@ -188,8 +194,12 @@ class Client:
         finally:
             with self._lock:
                 self._opening = None
-        asker = Asker(peer, self._callbacks)
+        before, asker = self._asker, Asker(peer, self._callbacks, self._cache)
+        if before is not None:
+            before.peer.close(Deadline(CLOSE_SECONDS))  # it is over; this waits for its threads
         self._tools.forget()
+        if self._cache is not None:
+            self._cache.forget()
         with self._lock:
             self._closed_properly()
             self._closed_properly = close_when_forgotten(self, peer, f"<Client {self.transport.name}>")
@@ -806,4 +816,5 @@ _OWN_KEYWORDS = (
     "log_level",
     "protocol_version",
     "client_info",
+    "enable_response_caching",
 )

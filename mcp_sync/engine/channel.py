@@ -20,11 +20,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..deadlines import Deadline
-from ..exceptions import MCPConnectionError, MCPError, MCPTimeoutError, MessageTooLarge
+from ..exceptions import ForkedClientError, MCPConnectionError, MCPError, MCPTimeoutError, MessageTooLarge
 from ..observe import Feed, Observers, Unreadable
 from ..policies import Limits
 from ..protocol.eras import Era
-from ..protocol.framing import Overlong
+from ..protocol.framing import KEEP_OF_OVERLONG, Overlong
 from ..protocol.messages import Batch, Malformed, Message, RequestId, decode, encode, salvage_id
 from .dispatch import Lane, join, start_thread
 from .lifetimes import tell_of_forks
@@ -227,6 +227,9 @@ class PipeChannel(Channel):
         self._reading_on = threading.Event()
         self._reading_on.set()
         self._closing = False
+        self._forked = False
+        self._end: MCPConnectionError | None = None
+        self._given_back = threading.Event()
         self._finished = threading.Lock()  # guards Pipe.finish: whoever takes it runs that; never given back
         tell_of_forks(self)
 
@@ -246,19 +249,27 @@ class PipeChannel(Channel):
                 details={"size": len(data), "limit": self._limit, "phase": "send"},
                 may_have_run=False,
             )
-        if self._closing:
-            raise MCPConnectionError("the connection is closed", may_have_run=False)
+        self._check_open()
         if not self._writing.acquire(timeout=deadline.remaining):
+            self._check_open()
             raise MCPTimeoutError("another thread's message is still being written", may_have_run=False)
         try:
-            if self._closing:
-                raise MCPConnectionError("the connection is closed", may_have_run=False)
+            self._check_open()
             self._pipe.write(data, deadline)
         finally:
             self._writing.release()
 
+    def _check_open(self) -> None:
+        if not self._closing:
+            return
+        if self._end is not None:
+            raise self._end.about("", may_have_run=False)
+        raise MCPConnectionError(f"the connection to {self.name} is closed", may_have_run=False)
+
     def close(self, deadline: Deadline) -> None:
         """End the connection and what is behind it. Idempotent."""
+        if self._forked:
+            return
         self._closing = True
         self._pipe.hang_up(deadline)
         self._reading_on.set()
@@ -266,6 +277,7 @@ class PipeChannel(Channel):
             self._seat.vacate(deadline)
         else:
             self._finish()
+            self._given_back.wait(deadline.remaining)  # by another thread that closes, perhaps
 
     def wait(self, future: CallFuture[Any], timeout: float) -> bool:
         """Wait on the calling thread until the future is done; False: the timeout came first."""
@@ -274,6 +286,8 @@ class PipeChannel(Channel):
     def pause(self) -> None:
         """Stop reading for now; what arrives waits in the pipe."""
         self._reading_on.clear()
+        if self._closing:  # close() may have let the reader go on just before
+            self._reading_on.set()
 
     def resume(self) -> None:
         """Read on."""
@@ -285,7 +299,8 @@ class PipeChannel(Channel):
 
     def forked(self) -> None:
         """In a forked child: give back what was inherited."""
-        self._closing = True
+        self._forked = self._closing = True
+        self._end = ForkedClientError(f"{self.name} was connected by the process that this one was forked from")
         self._pipe.disown()
 
     def _read_all(self, sink: Sink) -> None:
@@ -299,22 +314,36 @@ class PipeChannel(Channel):
             return
         self._closing = True
         self._pipe.hang_up(Deadline(FINISH_SECONDS))  # a writer that waits for room lets go of the lock
-        with self._writing:
+        if self._writing.acquire(timeout=FINISH_SECONDS):
             self._pipe.end_writing()
+            self._writing.release()
+        else:
+            log.warning("%s: a write goes on though the connection is closed", self.name)
         self._pipe.finish()
+        self._given_back.set()
 
     def _messages(self) -> Iterator[Message]:
         while pieces := self._pipe.read():
             for piece in pieces:
-                message = decode(piece) if isinstance(piece, bytes) else _too_large(piece)
+                message = self._decoded(piece)
                 if isinstance(message, Malformed):
                     self.feed.emit(Unreadable(self.name, message.reason, message.raw))
                 yield message
             self._reading_on.wait()
         if self._closing:
-            raise MCPConnectionError("the connection was closed on this side", details=self._pipe.explain())
+            raise MCPConnectionError(
+                f"the connection to {self.name} was closed on this side", details=self._pipe.explain()
+            )
+        self._end = self._pipe.epitaph()
         self._closing = True
-        raise self._pipe.epitaph()
+        raise self._end
+
+    def _decoded(self, piece: bytes | Overlong) -> Message:
+        if isinstance(piece, bytes):
+            if len(piece) <= self._limit:
+                return decode(piece)
+            piece = Overlong(piece[:KEEP_OF_OVERLONG], self._limit)
+        return _too_large(piece)
 
 
 def _too_large(line: Overlong) -> Message:
@@ -354,6 +383,8 @@ class Inbox:
         channel = self._channel() if self._channel else None
         if channel is not None and self._items.qsize() >= self._limit:
             channel.pause()
+            if self._items.qsize() < self._limit:  # somebody took one just before, and reading went on too early
+                channel.resume()
 
     def lost(self, request_id: RequestId, error: MCPError) -> None:
         """Queue the error."""

@@ -9,6 +9,7 @@ Every thread has a name beginning with ``mcp-``, is a daemon, and is joined by w
 
 from __future__ import annotations
 
+import _thread
 import heapq
 import itertools
 import logging
@@ -34,6 +35,18 @@ def start_thread(name: str, target: Callable[..., object], *args: Any) -> thread
     thread = threading.Thread(name=name, target=target, args=args, daemon=True)
     thread.start()
     return thread
+
+
+def start_thread_in_finalizer(name: str, target: Callable[..., object], *args: Any) -> None:
+    """Start a daemon thread from a place where no lock may be taken.
+
+    The garbage collector may call a finalizer while this very thread holds a lock, of ours or of ``threading``; so a
+    bare thread, which takes none, starts the real one. When the interpreter is shutting down there is neither.
+    """
+    try:
+        _thread.start_new_thread(start_thread, (name, target, *args))
+    except RuntimeError:
+        pass
 
 
 def join(thread: threading.Thread | None, deadline: Deadline) -> bool:
@@ -87,10 +100,9 @@ class Lane:
         return threading.current_thread() is self._worker
 
     def post(self, job: Job) -> None:
-        """Run the job after those before it. On a closed lane it runs here and now."""
+        """Run the job after those before it. Where no thread can do it any more, it runs here and now."""
         with self._lock:
-            if not self._closed:
-                self._put(job, None)
+            if not self._closed and self._put(job, None):
                 return
         run_guarded(job)
 
@@ -98,17 +110,20 @@ class Lane:
         """Run the job after those before it, or return False: too much is waiting."""
         with self._lock:
             full = self._offered >= self._backlog or self._offered_bytes + size > self._backlog_bytes
-            if self._closed or (full and self._offered):
+            if self._closed or (full and self._offered) or not self._put(job, size):
                 return False
             self._offered += 1
             self._offered_bytes += size
-            self._put(job, size)
             return True
 
-    def _put(self, job: Job, size: int | None) -> None:
-        self._jobs.put((job, size))
+    def _put(self, job: Job, size: int | None) -> bool:
         if self._worker is None:
-            self._worker = start_thread(self._name, self._work)
+            try:
+                self._worker = start_thread(self._name, self._work)
+            except RuntimeError:  # the interpreter is shutting down, or there can be no more threads
+                return False
+        self._jobs.put((job, size))
+        return True
 
     def close(self, deadline: Deadline) -> None:
         """Run what was posted, drop what was offered, and wait for the worker to end."""
@@ -171,7 +186,10 @@ class Crew:
         with self._lock:
             if self._closed or len(self._threads) >= self._limit:
                 return False
-            self._threads.add(start_thread(f"{self._name}-{next(self._numbers)}", self._run, job))
+            try:
+                self._threads.add(start_thread(f"{self._name}-{next(self._numbers)}", self._run, job))
+            except RuntimeError:  # the interpreter is shutting down, or there can be no more threads
+                return False
             return True
 
     def close(self, deadline: Deadline) -> None:

@@ -3,7 +3,8 @@
 * **Fork.** In the child threads are gone, descriptors are shared, locks may be held by nobody. Everything that owns a
   connection registers here; in the child each is told once, before any other code runs. It gives back its copies of
   descriptors and sends nothing, so the parent's connection is unharmed.
-* **Forgotten.** An object that a user held and let go without closing is closed, with a ResourceWarning.
+* **Forgotten.** An object that a user held and let go without closing is closed on a thread ``mcp-janitor``, with a
+  ResourceWarning.
 * **Exit.** What is still open when the interpreter exits is closed, all of it within EXIT_SECONDS.
 """
 
@@ -18,6 +19,7 @@ from typing import Protocol
 
 from ..deadlines import Deadline
 from ..exceptions import MCPError
+from .dispatch import start_thread_in_finalizer
 
 EXIT_SECONDS = 1.0
 """For closing everything that is open when the interpreter exits."""
@@ -81,7 +83,8 @@ def _forgotten(key: int, what: str) -> None:
         return
     if not behind.over:
         warnings.warn(f"{what} was never closed; use it in a with statement, or call close()", ResourceWarning, 2)
-    _close_quietly(behind, Deadline(FORGOTTEN_SECONDS))
+    # Never here: the collector may have interrupted code that holds the very locks that closing needs.
+    start_thread_in_finalizer("mcp-janitor", _close_quietly, behind, Deadline(FORGOTTEN_SECONDS))
 
 
 def _at_exit() -> None:

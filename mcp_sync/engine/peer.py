@@ -96,11 +96,12 @@ class Peer(Caller):
         self._handler = weakref.ref(handler) if handler is not None else None
         self._feed = channel.feed
         self._crew = Crew(f"mcp-{channel.threads}-request", limits.callbacks)
-        self._lock = threading.Lock()  # guards _session, _serving, _outbox, _outbox_bytes, _end
+        self._lock = threading.Lock()  # guards _session, _serving, _outbox, _outbox_bytes, _flush_posted, _end
         self._session: Session[_Ticket[Any]] = Session()
         self._serving: dict[RequestId, Incoming] = {}
         self._outbox: deque[Message] = deque()
         self._outbox_bytes = 0
+        self._flush_posted = False
         self._end: MCPError | None = None
         tell_of_forks(self)
 
@@ -481,18 +482,21 @@ class Peer(Caller):
         with self._lock:
             if self._end is not None:
                 return
-            overflow = self._outbox_bytes + size > OUTBOX_BYTES
+            overflow, posted = self._outbox_bytes + size > OUTBOX_BYTES, True
             if overflow:
                 self._end = MCPConnectionError(f"{self.name} asks faster than it reads our answers")
             else:
                 self._outbox.append(message)
                 self._outbox_bytes += size
+                posted, self._flush_posted = self._flush_posted, True
         if overflow:
             self.lane.post(lambda: self._channel.close(Deadline(FLUSH_SECONDS)))
-        else:
+        elif not posted:
             self.lane.post(self._flush_soon)
 
     def _flush_soon(self) -> None:
+        with self._lock:
+            self._flush_posted = False
         try:
             self._flush(Deadline(FLUSH_SECONDS))
         except MCPError as error:

@@ -38,7 +38,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
-GARBAGE = (b"Server ready.", b"", b"{", b'{"a": 1', b"[]", b"null", b'"text"', b"\xff\xfe\x00", b"{}", b"[1, 2]", b"NaN")
+GARBAGE = (b"Server ready.", b"{", b'{"a": 1', b"[]", b"null", b'"text"', b"\xff\xfe\x00", b"{}", b"[1, 2]", b"NaN")
 """Lines that are no messages, and no answers to anything either."""
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-import queue
+import threading
+from collections import deque
 from collections.abc import Sequence
 from typing import Any, ClassVar, Protocol
 
@@ -27,50 +28,99 @@ class Serves(Protocol):
         """Start serving on the channel, and return."""
 
 
+class Way:
+    """One direction of a connection. Once ended it takes no more, and gives what it has.
+
+    Locks: ``_lock``, held for a few instructions.
+    """
+
+    def __init__(self, capacity: int = CAPACITY) -> None:
+        self._capacity = capacity
+        self._lock = threading.Lock()  # guards _waiting, _ended
+        self._came = threading.Condition(self._lock)  # guards as _lock: it is the same
+        self._went = threading.Condition(self._lock)  # guards as _lock: it is the same
+        self._waiting: deque[bytes] = deque()
+        self._ended = False
+
+    def put(self, data: bytes, deadline: Deadline) -> None:
+        """Put one message on its way; raises as Pipe.write says."""
+        with self._lock:
+            while len(self._waiting) >= self._capacity and not self._ended:
+                if not self._went.wait(deadline.remaining) and deadline.expired:
+                    raise MCPTimeoutError("the other end does not read", may_have_run=False)
+            if self._ended:
+                raise MCPConnectionError("the connection is closed", may_have_run=False)
+            self._waiting.append(data)
+            self._came.notify()
+
+    def get(self) -> bytes | None:
+        """Wait for one message; None is the end."""
+        with self._lock:
+            while not self._waiting and not self._ended:
+                self._came.wait()
+            if not self._waiting:
+                return None
+            self._went.notify()
+            return self._waiting.popleft()
+
+    def end(self) -> None:
+        """Let nothing more in, and nobody wait."""
+        with self._lock:
+            self._ended = True
+            self._came.notify_all()
+            self._went.notify_all()
+
+    def await_end(self) -> None:
+        """Wait for the end, taking nothing."""
+        with self._lock:
+            while not self._ended:
+                self._went.wait()
+
+
 class MemoryPipe(Pipe):
-    """One end of two queues."""
+    """One end of two ways."""
 
     kind = "memory"
 
-    def __init__(self, name: str, incoming: queue.Queue[bytes | None], outgoing: queue.Queue[bytes | None]) -> None:
+    def __init__(self, name: str, incoming: Way, outgoing: Way) -> None:
         self.name = name
         self._incoming = incoming
         self._outgoing = outgoing
 
     def read(self) -> Sequence[bytes]:
         """Wait for one message; an empty answer is the end."""
-        item = self._incoming.get()
-        return [] if item is None else [item]
+        message = self._incoming.get()
+        return [] if message is None else [message]
 
     def write(self, data: bytes, deadline: Deadline) -> None:
         """Put one message on its way."""
-        try:
-            self._outgoing.put(data, timeout=deadline.remaining)
-        except queue.Full:
-            raise MCPTimeoutError("the other end does not read", may_have_run=False) from None
+        self._outgoing.put(data, deadline)
 
     def hang_up(self, deadline: Deadline) -> None:
         """End both directions."""
-        for direction in (self._incoming, self._outgoing):
-            with direction.mutex:  # queue.Queue's own: the end must get in, however full it is
-                direction.queue.append(None)
-                direction.not_empty.notify_all()
+        self._incoming.end()
+        self._outgoing.end()
+
+    def await_end(self) -> None:
+        """Wait until either end has hung up, reading nothing."""
+        self._incoming.await_end()
 
     def epitaph(self) -> MCPConnectionError:
         """Say why the stream ended."""
         return MCPConnectionError(f"{self.name}: the other end closed the connection")
 
 
-def memory_pair(
-    limits: Limits | None = None, observers: Observers | None = None
-) -> tuple[PipeChannel, PipeChannel]:
-    """Return the two ends of a connection: (client's, server's)."""
+def memory_pipes() -> tuple[MemoryPipe, MemoryPipe]:
+    """Return the two ends of a connection as pipes: (client's, server's)."""
     number = next(_numbers)
-    there: queue.Queue[bytes | None] = queue.Queue(CAPACITY)
-    back: queue.Queue[bytes | None] = queue.Queue(CAPACITY)
-    ours = PipeChannel(MemoryPipe(f"memory-{number}", back, there), limits, observers)
-    theirs = PipeChannel(MemoryPipe(f"memory-{number}-server", there, back), limits)
-    return ours, theirs
+    there, back = Way(), Way()
+    return MemoryPipe(f"memory-{number}", back, there), MemoryPipe(f"memory-{number}-server", there, back)
+
+
+def memory_pair(limits: Limits | None = None, observers: Observers | None = None) -> tuple[PipeChannel, PipeChannel]:
+    """Return the two ends of a connection: (client's, server's)."""
+    ours, theirs = memory_pipes()
+    return PipeChannel(ours, limits, observers), PipeChannel(theirs, limits)
 
 
 @with_knobs(Limits)

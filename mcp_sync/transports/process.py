@@ -265,7 +265,12 @@ class ChildPipe(Pipe):
         lines = self._shown(bytes(self._tail)).splitlines()
         if len(self._tail) == STDERR_BYTES:
             lines = lines[1:] or lines
-        details: dict[str, Any] = {"pid": self._pid, "stderr": lines[-STDERR_LINES:], "stdout": list(self._noise)}
+        details: dict[str, Any] = {
+            "command": self.name,
+            "pid": self._pid,
+            "stderr": lines[-STDERR_LINES:],
+            "stdout": list(self._noise),
+        }
         if self._status is not _WAITING:
             details["exit_status"] = self._status
         return details

@@ -51,7 +51,9 @@ def test_a_deadline_of_no_seconds_has_expired_when_it_is_made() -> None:
     [(0.0, 3.0, 3.0), (0.0, 30.0, 10.0), (9.0, 3.0, 1.0), (11.0, 3.0, 0.0)],
     ids=["sooner", "not later", "what is left", "nothing left"],
 )
-def test_a_sooner_deadline_is_never_later_than_the_one_it_is_made_of(passed: float, wanted: float, given: float) -> None:
+def test_a_sooner_deadline_is_never_later_than_the_one_it_is_made_of(
+    passed: float, wanted: float, given: float
+) -> None:
     clock = Clock()
     whole = Deadline(10.0, clock)
     clock.now += passed
@@ -79,7 +81,9 @@ def test_the_default_may_be_another() -> None:
     assert as_timeout(None, default=5.0) == 5.0
 
 
-@pytest.mark.parametrize("given", [0, -1, 0.0, math.nan, math.inf, -math.inf, 1e300, 10**400, -(10**400)], ids=lambda v: str(v)[:9])
+@pytest.mark.parametrize(
+    "given", [0, -1, 0.0, math.nan, math.inf, -math.inf, 1e300, 10**400, -(10**400)], ids=lambda v: str(v)[:9]
+)
 def test_a_timeout_that_cannot_be_waited_for_is_refused_by_name(given: float) -> None:
     with pytest.raises(ValueError, match="^call_timeout must be a number of seconds above 0"):
         as_timeout(given, "call_timeout")

@@ -78,7 +78,9 @@ def test_a_timeout_is_a_timeout_error_of_the_standard_library_too() -> None:
 
 
 @pytest.mark.parametrize("error", EVERY, ids=NAMES)
-@pytest.mark.parametrize("clone", [lambda e: pickle.loads(pickle.dumps(e)), copy.copy, copy.deepcopy], ids=["pickle", "copy", "deepcopy"])
+@pytest.mark.parametrize(
+    "clone", [lambda e: pickle.loads(pickle.dumps(e)), copy.copy, copy.deepcopy], ids=["pickle", "copy", "deepcopy"]
+)
 def test_a_copy_of_an_error_says_all_that_the_error_says(error: MCPError, clone: object) -> None:
     again = clone(error)  # type: ignore[operator]
     assert type(again) is type(error)
@@ -141,7 +143,12 @@ def test_the_text_of_an_error_is_made_of_its_attributes(error: MCPError, text: s
 
 @pytest.mark.parametrize(
     ("error", "verdict"),
-    [(JSONRPCError(1, "x"), True), (ToolError("x"), True), (MCPError("x"), None), (Refused("x", may_have_run=False), False)],
+    [
+        (JSONRPCError(1, "x"), True),
+        (ToolError("x"), True),
+        (MCPError("x"), None),
+        (Refused("x", may_have_run=False), False),
+    ],
     ids=["answered", "tool ran", "unknown", "not sent"],
 )
 def test_an_error_says_whether_the_request_may_have_run(error: MCPError, verdict: bool | None) -> None:

@@ -14,8 +14,18 @@ from mcp_sync.policies import Limits, Policies, Shutdown, Surroundings, gather, 
 CANARY = "canary-7f3a"
 
 
+@with_knobs(Limits)
+class MemoryTransport:
+    def __init__(self, server: object, **knobs: Any) -> None: ...
+
+
+@with_knobs(Limits, Shutdown, Surroundings)
+class StdioTransport:
+    def __init__(self, command: str, *, name: str = "", **knobs: Any) -> None: ...
+
+
 def stdio(given: list[Any] | None = None, **knobs: Any) -> Policies:
-    return gather("StdioTransport", [Limits, Shutdown, Surroundings], given, knobs)
+    return gather(StdioTransport, [Limits, Shutdown, Surroundings], given, knobs)
 
 
 def test_without_keywords_every_policy_is_the_default() -> None:
@@ -39,28 +49,34 @@ def test_defaults_pass_their_own_checks() -> None:
 
 
 def test_a_misspelt_keyword_is_refused_with_the_one_that_was_meant() -> None:
-    with pytest.raises(TypeError, match=r"^StdioTransport\(\) got .* 'max_mesage_size'; did you mean 'max_message_size'\?$"):
+    with pytest.raises(
+        TypeError, match=r"^StdioTransport\(\) got .* 'max_mesage_size'; did you mean 'max_message_size'\?$"
+    ):
         stdio(max_mesage_size=5000)
 
 
 def test_a_keyword_like_no_other_is_refused_with_the_list_of_all() -> None:
-    with pytest.raises(TypeError, match="'colour'; it takes environment_additions, environment_filter, kill_tree"):
+    with pytest.raises(
+        TypeError, match="'colour'; it takes command, environment_additions, environment_filter, kill_tree"
+    ):
         stdio(colour="red")
 
 
 def test_a_keyword_of_another_transport_is_refused() -> None:
     with pytest.raises(TypeError, match="MemoryTransport.. got an unexpected keyword argument 'kill_tree'"):
-        gather("MemoryTransport", [Limits], None, {"kill_tree": True})
+        gather(MemoryTransport, [Limits], None, {"kill_tree": True})
 
 
 def test_the_known_keywords_may_be_any_iterable() -> None:
     assert unexpected_keyword("T", "zzz", iter(["b", "a"])).endswith("it takes a, b")
 
 
-@pytest.mark.parametrize("foreign", [Shutdown(), Limits, 5, {"max_backlog": 1}], ids=["policy", "class", "number", "dict"])
+@pytest.mark.parametrize(
+    "foreign", [Shutdown(), Limits, 5, {"max_backlog": 1}], ids=["policy", "class", "number", "dict"]
+)
 def test_what_is_no_policy_of_this_transport_is_refused(foreign: object) -> None:
     with pytest.raises(TypeError, match="MemoryTransport has no use for the policy"):
-        gather("MemoryTransport", [Limits], [foreign], {})
+        gather(MemoryTransport, [Limits], [foreign], {})
 
 
 WRONG = [
@@ -89,7 +105,9 @@ WRONG = [
     ("environment_additions", {"A": "x\0"}, ValueError, "'A' cannot be set"),
 ]
 FIELD_OF = {
-    part.metadata["knob"]: (kind, part.name) for kind in (Limits, Shutdown, Surroundings) for part in dataclasses.fields(kind)
+    part.metadata["knob"]: (kind, part.name)
+    for kind in (Limits, Shutdown, Surroundings)
+    for part in dataclasses.fields(kind)
 }
 
 
@@ -141,28 +159,27 @@ def test_no_value_of_a_variable_is_shown() -> None:
     policies = stdio(environment_additions={"API_KEY": CANARY})
     assert CANARY not in repr(policies)
     with pytest.raises(TypeError) as caught:
-        gather("MemoryTransport", [Limits], [policies[Surroundings]], {})
+        gather(MemoryTransport, [Limits], [policies[Surroundings]], {})
     assert CANARY not in str(caught.value)
 
 
-@with_knobs(Limits, Surroundings)
-class Transport:
-    def __init__(self, command: str, *, name: str = "", **knobs: Any) -> None:
-        self.knobs = knobs
+def test_a_misspelt_argument_of_the_constructor_itself_is_recognised() -> None:
+    with pytest.raises(TypeError, match="did you mean 'command'"):
+        stdio(comand="x")
 
 
 def test_a_signature_lists_every_keyword_with_its_default() -> None:
-    parameters = inspect.signature(Transport).parameters
+    parameters = inspect.signature(StdioTransport).parameters
     assert list(parameters) == [
-        *("command", "name", "max_message_size", "max_pending_messages", "max_backlog"),
-        *("max_concurrent_callbacks", "environment_filter", "environment_additions"),
+        *("command", "name", "max_message_size", "max_pending_messages", "max_backlog", "max_concurrent_callbacks"),
+        *("shutdown_timeout", "kill_tree", "environment_filter", "environment_additions"),
     ]
     assert parameters["max_message_size"].default == 16 << 20
     assert parameters["environment_additions"].default == {}
     assert parameters["max_backlog"].kind is inspect.Parameter.KEYWORD_ONLY
 
 
-def test_a_signature_binds_what_the_constructor_takes() -> None:
-    inspect.signature(Transport).bind("cmd", max_backlog=3)
+def test_a_signature_binds_what_the_constructor_takes_and_nothing_else() -> None:
+    inspect.signature(MemoryTransport).bind("server", max_backlog=3)
     with pytest.raises(TypeError):
-        inspect.signature(Transport).bind("cmd", kill_tree=True)
+        inspect.signature(MemoryTransport).bind("server", kill_tree=True)

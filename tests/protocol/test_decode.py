@@ -34,7 +34,10 @@ WELL_FORMED = {
     ),
     "an error to nobody": (b'{"jsonrpc":"2.0","id":null,"error":{"code":1,"message":"x"}}', Failure(None, 1, "x")),
     "an error without id": (b'{"jsonrpc":"2.0","error":{"code":1,"message":"x"}}', Failure(None, 1, "x")),
-    "letters beyond ASCII": ('{"jsonrpc":"2.0","method":"\u00fc\u2028\U0001f600"}'.encode(), Notification("\u00fc\u2028\U0001f600")),
+    "letters beyond ASCII": (
+        '{"jsonrpc":"2.0","method":"\u00fc\u2028\U0001f600"}'.encode(),
+        Notification("\u00fc\u2028\U0001f600"),
+    ),
     "an escaped pair": (b'{"jsonrpc":"2.0","method":"\\ud83d\\ude00"}', Notification("\U0001f600")),
     "a batch": (
         b'[{"jsonrpc":"2.0","id":1,"result":{}},{"jsonrpc":"2.0","method":"n"}]',
@@ -64,7 +67,23 @@ mutilated = st.builds(
     lambda message, cut, junk, end: encode(message)[:cut] + junk + encode(message)[end:],
     *(whole_messages, st.integers(0, 80), st.binary(max_size=6), st.integers(0, 80)),
 )
-ALPHABET = [b'"', b"\\", b"[", b"]", b"{", b"}", b":", b",", b"id", b"1", b"result", b"method", b'"id":', b"null", b"\n"]
+ALPHABET = [
+    b'"',
+    b"\\",
+    b"[",
+    b"]",
+    b"{",
+    b"}",
+    b":",
+    b",",
+    b"id",
+    b"1",
+    b"result",
+    b"method",
+    b'"id":',
+    b"null",
+    b"\n",
+]
 
 
 @given(st.binary() | mutilated | st.lists(st.sampled_from(ALPHABET)).map(b"".join))
@@ -128,4 +147,8 @@ def test_a_reason_is_short_however_long_what_is_wrong(member: str) -> None:
 def test_the_codes_are_those_of_the_specification() -> None:
     assert (messages.PARSE_ERROR, messages.INVALID_REQUEST, messages.METHOD_NOT_FOUND) == (-32700, -32600, -32601)
     assert (messages.INVALID_PARAMS, messages.INTERNAL_ERROR) == (-32602, -32603)
-    assert (messages.HEADER_MISMATCH, messages.MISSING_CAPABILITY, messages.UNSUPPORTED_VERSION) == (-32020, -32021, -32022)
+    assert (messages.HEADER_MISMATCH, messages.MISSING_CAPABILITY, messages.UNSUPPORTED_VERSION) == (
+        -32020,
+        -32021,
+        -32022,
+    )

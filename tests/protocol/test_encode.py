@@ -50,7 +50,10 @@ def test_nothing_is_found_in_what_json_can_say(content: Any) -> None:
 
 
 def test_messages_are_sent_in_utf8_and_without_spaces() -> None:
-    assert encode(Request(1, "m", {"a": "\u00fc\n"})) == '{"jsonrpc":"2.0","id":1,"method":"m","params":{"a":"ü\\n"}}'.encode()
+    assert (
+        encode(Request(1, "m", {"a": "\u00fc\n"}))
+        == '{"jsonrpc":"2.0","id":1,"method":"m","params":{"a":"ü\\n"}}'.encode()
+    )
 
 
 def test_an_error_to_nobody_is_sent_with_an_id_of_null() -> None:

@@ -24,7 +24,9 @@ ME = Identity({"name": "me", "version": "1"}, {"sampling": {}})
 META = {VERSION_KEY: "2026-07-28", INFO_KEY: {"name": "me", "version": "1"}, CAPABILITIES_KEY: {"sampling": {}}}
 
 
-@pytest.mark.parametrize("era", [Opening(), *map(Handshake, HANDSHAKE_VERSIONS)], ids=lambda era: era.version or "opening")
+@pytest.mark.parametrize(
+    "era", [Opening(), *map(Handshake, HANDSHAKE_VERSIONS)], ids=lambda era: era.version or "opening"
+)
 @pytest.mark.parametrize("params", [None, {}, {"a": 1, "_meta": {"x": 1}}], ids=repr)
 def test_a_conversation_sends_params_as_they_are(era: Era, params: dict[str, Any] | None) -> None:
     dressed = era.dress(params)

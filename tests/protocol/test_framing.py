@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from mcp_sync.protocol.framing import KEEP_OF_OVERLONG, LineSplitter, Overlong
 
-streams = st.lists(st.sampled_from([b"\n", b"\r\n", b" ", b"\t", b"a", b"bcd", b"\xff", "\u2028\u0085".encode()])).map(b"".join)
+streams = st.lists(st.sampled_from([b"\n", b"\r\n", b" ", b"\t", b"a", b"bcd", b"\xff", "\u2028\u0085".encode()])).map(
+    b"".join
+)
 
 
 def cut(data: bytes, cuts: list[int]) -> list[bytes]:

@@ -82,7 +82,11 @@ AGREED: dict[str, tuple[list[Answer], list[str], str]] = {
     "an empty list of versions": ([discovered(), initialized()], [PROBE, LATEST], OLD),
     # a server of the new era that says it speaks the old one: B18
     "only handshake versions discovered": ([discovered(OLD), initialized()], [PROBE, LATEST], OLD),
-    "only an old handshake version discovered": ([discovered("2024-11-05"), initialized("2024-11-05")], [PROBE, LATEST], "2024-11-05"),
+    "only an old handshake version discovered": (
+        [discovered("2024-11-05"), initialized("2024-11-05")],
+        [PROBE, LATEST],
+        "2024-11-05",
+    ),
     "only handshake versions supported": ([unsupported(OLD), initialized()], [PROBE, LATEST], OLD),
     "unsupported without data": ([error(-32022), initialized()], [PROBE, LATEST], OLD),
     "unsupported with nonsense": ([error(-32022, "2026-07-28"), initialized()], [PROBE, LATEST], OLD),
@@ -115,8 +119,18 @@ def test_the_two_sides_agree(answers: list[Answer], questions: list[str], versio
 
 
 FAILED: dict[str, tuple[list[Answer], list[str], type[MCPError], str]] = {
-    "nothing in common discovered": ([discovered("2099-01-01")], [PROBE], RemoteProtocolError, "the server speaks 2099-01-01"),
-    "nothing in common supported": ([unsupported("2099-01-01")], [PROBE], RemoteProtocolError, "the server speaks 2099-01-01"),
+    "nothing in common discovered": (
+        [discovered("2099-01-01")],
+        [PROBE],
+        RemoteProtocolError,
+        "the server speaks 2099-01-01",
+    ),
+    "nothing in common supported": (
+        [unsupported("2099-01-01")],
+        [PROBE],
+        RemoteProtocolError,
+        "the server speaks 2099-01-01",
+    ),
     "it refuses the version that it supports, twice": (
         [unsupported(NEW), unsupported(NEW)],
         [PROBE, PROBE],
@@ -130,7 +144,12 @@ FAILED: dict[str, tuple[list[Answer], list[str], type[MCPError], str]] = {
         MCPConnectionError,
         "requiredCapabilities",
     ),
-    "both unknown": ([error(-32601), error(-32601)], [PROBE, LATEST], MCPConnectionError, "the server refused initialize"),
+    "both unknown": (
+        [error(-32601), error(-32601)],
+        [PROBE, LATEST],
+        MCPConnectionError,
+        "the server refused initialize",
+    ),
     "deaf": ([silence(), silence()], [PROBE, LATEST], MCPTimeoutError, "no answer"),
     "HTML twice": ([garbage(), garbage()], [PROBE, LATEST], RemoteProtocolError, "a page of HTML"),
     "initialize agrees to a stateless version": (
@@ -145,7 +164,12 @@ FAILED: dict[str, tuple[list[Answer], list[str], type[MCPError], str]] = {
         RemoteProtocolError,
         "the server speaks 1.0",
     ),
-    "initialize agrees to nothing": ([error(-32601), {}], [PROBE, LATEST], RemoteProtocolError, "the server speaks None"),
+    "initialize agrees to nothing": (
+        [error(-32601), {}],
+        [PROBE, LATEST],
+        RemoteProtocolError,
+        "the server speaks None",
+    ),
     "initialize agrees to a list": ([error(-32601), initialized([OLD])], [PROBE, LATEST], RemoteProtocolError, OLD),
     "initialize refused for all versions": (
         [error(-32601), unsupported("1.0", code=-32602)],
@@ -187,7 +211,9 @@ FAILED: dict[str, tuple[list[Answer], list[str], type[MCPError], str]] = {
 
 
 @pytest.mark.parametrize(("answers", "questions", "kind", "text"), FAILED.values(), ids=FAILED)
-def test_the_two_sides_do_not_agree(answers: list[Answer], questions: list[str], kind: type[MCPError], text: str) -> None:
+def test_the_two_sides_do_not_agree(
+    answers: list[Answer], questions: list[str], kind: type[MCPError], text: str
+) -> None:
     asked, failure = play(answers)
     assert named(asked) == questions
     assert type(failure) is kind

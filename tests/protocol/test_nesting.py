@@ -41,7 +41,9 @@ def test_a_text_that_is_cut_off_is_no_deeper_than_its_brackets(content: Any, dat
     assert not too_deep(raw[: data.draw(st.integers(0, len(raw)))], depth_of(content))
 
 
-@pytest.mark.parametrize(("opening", "core", "closing"), [("[", "1", "]"), ('{"a":', "1", "}")], ids=["arrays", "objects"])
+@pytest.mark.parametrize(
+    ("opening", "core", "closing"), [("[", "1", "]"), ('{"a":', "1", "}")], ids=["arrays", "objects"]
+)
 @pytest.mark.parametrize(("levels", "readable"), [(MAX_DEPTH, True), (MAX_DEPTH + 1, False), (100_000, False)])
 def test_a_message_may_be_nested_so_deep_and_no_deeper(
     opening: str, core: str, closing: str, levels: int, readable: bool

@@ -85,7 +85,22 @@ def test_what_is_not_plainly_an_id_is_left_alone(raw: bytes) -> None:
 
 bait = st.sampled_from(
     [
-        *("id", '"id":9,', '\\"id\\":9', "\\", '"', '\\"', '","id":9,"', '"}', "{", "}", "]", ":", ",", '{"id":9,"method":""}'),
+        *(
+            "id",
+            '"id":9,',
+            '\\"id\\":9',
+            "\\",
+            '"',
+            '\\"',
+            '","id":9,"',
+            '"}',
+            "{",
+            "}",
+            "]",
+            ":",
+            ",",
+            '{"id":9,"method":""}',
+        ),
         *("result", "jsonrpc", "\n", "\u2028", "x" * 70),
     ]
 )
