@@ -14,7 +14,7 @@ unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV PIP_USER PIP_TARGET PIP_PREFIX PYTEST
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-all lint types peers clean
+.PHONY: help demo test test-all bench lint types peers clean
 
 help:  ## print this list
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/make \1	\2/p' Makefile | expand -t 16
@@ -27,6 +27,10 @@ test: lint types peers  ## linter, types, and every test but the slow ones
 
 test-all: lint types peers  ## the same with the slow tests
 	$(BIN)/python -m pytest
+
+# What to run instead of everything: make bench BENCH='--cases tiny,text1 --rounds 9'
+bench: peers  ## what a call costs, beside a raw loop and the official SDK
+	$(BIN)/python tests/benchmarks/run.py $(BENCH)
 
 lint: $(VENV)/.for-test  ## ruff
 	$(BIN)/python -m ruff check .

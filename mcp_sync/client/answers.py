@@ -239,8 +239,10 @@ def log_params(params: Mapping[str, Any]) -> types.LoggingMessageNotificationPar
     return types.LoggingMessageNotificationParams.model_validate(params)
 
 
-def dump(value: BaseModel | Mapping[str, Any]) -> dict[str, Any]:
+def dump(value: BaseModel | Mapping[str, Any], name: str = "the value") -> dict[str, Any]:
     """Return a model, or a dict, as it goes on the wire."""
     if isinstance(value, BaseModel):
         return value.model_dump(by_alias=True, mode="json", exclude_none=True)
-    return dict(value)
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"{name} must be a dict or a model, not {type(value).__name__} ({value!r})")

@@ -7,13 +7,14 @@ waits on its own thread, and for a future on whichever thread the news arrive.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 
 from ..deadlines import Deadline
 from ..engine.caller import CallFuture, Question
-from ..engine.dispatch import Job
+from ..engine.dispatch import Job, reaper
 from ..engine.peer import Peer
 from ..exceptions import JSONRPCError, MCPError, MCPTimeoutError, RemoteProtocolError, TooManyRequests
 from ..protocol.messages import INVALID_PARAMS
@@ -92,53 +93,91 @@ class Asker:
 
     def _gather(self, requests: Mapping[str, Mapping[str, Any]], deadline: Deadline) -> dict[str, Any]:
         """Ask the callbacks all at once, and wait for all."""
+        finished = threading.Event()
+        answering = self.answering(requests, lambda answering: finished.set())
+        if not finished.wait(deadline.remaining):
+            raise MCPTimeoutError(
+                f"the callback for {answering.slow} took longer than the call may take (limit {deadline.limit:g} s)",
+                details={"limit": deadline.limit, "phase": "callback", "elapsed": round(deadline.elapsed, 3)},
+            )
+        return answering.outcome()
+
+    def answering(self, requests: Mapping[str, Mapping[str, Any]], then: Callable[[Answering], object]) -> Answering:
+        """Ask the callbacks all at once, and call ``then`` when all have answered, or one has failed.
+
+        Raises:
+            RemoteProtocolError: The server asks for what was not offered; nobody is asked.
+            TooManyRequests: So many callbacks cannot run at once.
+        """
         for request in requests.values():
             self._check_offered(request["method"])
-        tasks = {key: _Task(self._callbacks, request) for key, request in requests.items()}
-        for task in tasks.values():
-            if not self.peer.run(task.run):
-                raise TooManyRequests("too many callbacks run already", may_have_run=None)
-        return {key: task.result(deadline) for key, task in tasks.items()}
+        answering = Answering(self._callbacks, requests, then)
+        for key in requests:
+            if not self.peer.run(partial(answering.run, key)):
+                raise TooManyRequests(
+                    "too many callbacks run already; max_concurrent_callbacks is the limit", may_have_run=None
+                )
+        return answering
 
     def _check_offered(self, method: str) -> None:
         if _OFFERED_BY.get(method) not in self._callbacks.capabilities:
             raise RemoteProtocolError(f"the server asks for {method}, which this client does not offer")
 
 
-class _Task:
-    """One callback on its way."""
+class Answering:
+    """What the server asked for in one round, while callbacks answer it, each on a thread of its own.
 
-    def __init__(self, callbacks: Callbacks, request: Mapping[str, Any]) -> None:
+    Locks: ``_lock``, held for a few instructions.
+    """
+
+    def __init__(
+        self, callbacks: Callbacks, requests: Mapping[str, Mapping[str, Any]], then: Callable[[Answering], object]
+    ) -> None:
         self._callbacks = callbacks
-        self._request = request
-        self._done = threading.Event()
-        self._answer: dict[str, Any] = {}
-        self._error: Exception | None = None
+        self._requests = requests
+        self._then: Callable[[Answering], object] | None = then
+        self._lock = threading.Lock()  # guards _answers, _error, _then
+        self._answers: dict[str, dict[str, Any]] = {}
+        self._error: BaseException | None = None
 
-    def run(self) -> None:
+    @property
+    def slow(self) -> str:
+        """What has not been answered yet."""
+        return ", ".join(request["method"] for key, request in self._requests.items() if key not in self._answers)
+
+    def run(self, key: str) -> None:
+        """Answer one request; on a thread of its own."""
+        request = self._requests[key]
+        answer, error = {}, None
         try:
-            self._answer = self._callbacks.answer(self._request["method"], self._request.get("params") or {})
-        except Exception as error:
-            self._error = error
-        finally:
-            self._done.set()
+            answer = self._callbacks.answer(request["method"], request.get("params") or {})
+        except BaseException as failure:  # SystemExit too: whoever asked must not wait for ever, nor send {}
+            error = failure
+        self._note(key, answer, error)
 
-    def result(self, deadline: Deadline) -> dict[str, Any]:
-        if not self._done.wait(deadline.remaining):
-            raise MCPTimeoutError(
-                f"the callback for {self._request['method']} took longer than the call may take "
-                f"(limit {deadline.limit:g} s)",
-                details={"limit": deadline.limit, "phase": "callback", "elapsed": round(deadline.elapsed, 3)},
-            )
+    def _note(self, key: str, answer: dict[str, Any], error: BaseException | None) -> None:
+        with self._lock:
+            if error is None:
+                self._answers[key] = answer
+            elif self._error is None:
+                self._error = error
+            then = self._then if error is not None or len(self._answers) == len(self._requests) else None
+            if then is not None:
+                self._then = None
+        if then is not None:
+            then(self)
+
+    def outcome(self) -> dict[str, dict[str, Any]]:
+        """Return the answers, in the order of the requests, or raise what the first callback to fail has raised."""
         if self._error is not None:
             raise self._error
-        return self._answer
+        return {key: self._answers[key] for key in self._requests}
 
 
 class _FutureRounds:
     """Rounds for a call that nobody waits for; owns the future that the application holds.
 
-    Threads: goes on wherever the last answer arrived, and on a request thread where something has to be waited for.
+    Threads: goes on wherever the last answer arrived: on the reader with a result, on a callback's thread with answers.
     Locks: ``_lock``, held for a few instructions; whoever sets ``_over`` resolves the future.
     """
 
@@ -153,8 +192,15 @@ class _FutureRounds:
         self._future: CallFuture[Any] = CallFuture(question, self)
 
     def start(self) -> CallFuture[Any]:
-        self._future.expire(self._deadline, self._expire)
-        self._go(next(self._talk))
+        """Ask for the first time; raises as Peer.submit does where there is no connection."""
+        first = next(self._talk)
+        assert isinstance(first, Call)
+        self._ask(first)
+        try:
+            self._future.expire(self._deadline, self._expire)
+        except TooManyRequests as error:
+            self._drop_inner()
+            self._end(None, error)
         return self._future
 
     # -- Owner of the future ------------------------------------------------------------------------------------------
@@ -171,51 +217,61 @@ class _FutureRounds:
     # -- one step after the other -------------------------------------------------------------------------------------
 
     def _go(self, step: Call | Gather | Pause) -> None:
-        if not isinstance(step, Call):
-            if not self._asker.peer.run(lambda: self._reply(step)):
-                self._end(None, TooManyRequests("too many callbacks run already", may_have_run=None))
+        if self._over:
             return
-        question = replace(self._question, params=step.params, convert=None, then=self._answered)
         try:
-            inner = self._asker.peer.submit(question, self._deadline)
+            if isinstance(step, Call):
+                self._ask(step)
+            elif isinstance(step, Pause):
+                reaper.at(self._deadline.sooner(step.seconds), lambda: self._elsewhere(lambda: self._send(None)))
+            else:
+                self._asker.answering(step.requests, self._reply)
         except MCPError as error:
             self._end(None, error)
-            return
+
+    def _ask(self, step: Call) -> None:
+        question = replace(self._question, params=step.params, convert=None, then=self._answered)
+        inner = self._asker.peer.submit(question, self._deadline)
         with self._lock:
             self._inner = inner
             over = self._over
         if over:
             inner.cancel()
 
+    def _elsewhere(self, job: Job) -> None:
+        """Run what may take a moment, but runs no callback: on a request thread, or else on the lane."""
+        if not self._asker.peer.run(job):
+            self._asker.peer.post(job)
+
     def _answered(self, inner: CallFuture[Any]) -> None:
-        """Go on with the result; on the reader thread, so never wait here."""
+        """Go on with the result; on the reader thread, so never wait, and never write."""
         try:
             result = inner.raw()
         except MCPError as error:
             self._end(None, error)
             return
-        self._send(result, None)
+        self._send(result)
 
-    def _reply(self, step: Gather | Pause) -> None:
+    def _reply(self, answering: Answering) -> None:
         try:
-            answer = self._asker.reply(step, self._deadline)
-        except Exception as error:
+            answers = answering.outcome()
+        except BaseException as error:
             self._end(None, error)
             return
-        self._send(None, answer)
+        self._send(answers)
 
-    def _send(self, result: dict[str, Any] | None, answer: Any) -> None:
+    def _send(self, answer: dict[str, Any] | None) -> None:
+        """Hand over what the last step brought, and take the next one; after a result that is never a Call."""
+        if self._over:
+            return
         try:
-            step = self._talk.send(result if result is not None else answer)
+            step = self._talk.send(answer)
         except StopIteration as end:
             self._end(end.value, None)
         except MCPError as error:
             self._end(None, error)
         else:
-            if result is not None and isinstance(step, Call):  # a reader must not write
-                self._asker.peer.run(lambda: self._go(step))
-            else:
-                self._go(step)
+            self._go(step)
 
     def _end(self, result: dict[str, Any] | None, error: BaseException | None) -> None:
         if self._claim():
@@ -225,9 +281,10 @@ class _FutureRounds:
         if not self._claim():
             return
         self._drop_inner()
-        limit = self._deadline.limit
-        text = f"{self._question.method} to {self._asker.peer.name}: timed out (limit {limit:g} s)"
-        self._future.settle(None, MCPTimeoutError(text, details={"limit": limit, "elapsed": limit}))
+        limit, method, server = self._deadline.limit, self._question.method, self._asker.peer.name
+        details = {"method": method, "server": server, "limit": limit, "elapsed": round(self._deadline.elapsed, 3)}
+        text = f"{method} to {server}: timed out (limit {limit:g} s), no final result"
+        self._future.settle(None, MCPTimeoutError(text, details={**self._asker.peer.explain(), **details}))
 
     def _claim(self) -> bool:
         with self._lock:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..deadlines import Deadline, as_timeout
 from ..engine.caller import CallFuture, Question
-from ..engine.connect import Introduction
+from ..engine.connect import Introduction, closing_time
+from ..engine.dispatch import let_go
 from ..engine.lifetimes import close_when_forgotten, tell_of_forks
 from ..engine.peer import Peer
 from ..exceptions import LocalProtocolError, MCPConnectionError, MCPError, MCPTimeoutError, RemoteProtocolError
@@ -40,6 +41,9 @@ M = TypeVar("M")
 
 OnProgress = Callable[[float, "float | None", "str | None"], Any]
 
+SCHEMA_SECONDS = 5.0
+"""How long a result may be kept waiting for the list of tools that has its output schema."""
+
 _INTERPRETERS = {".py": [sys.executable], ".js": ["node"], ".mjs": ["node"]}
 
 
@@ -51,7 +55,8 @@ class Client:
 
     Threads: those of the connection; callbacks run on a lane (log, notifications, progress: one at a time, in order)
     and on request threads (sampling, elicitation, roots: at once). Every method blocks at most its timeout.
-    Locks: ``_lock``, held for a few instructions; ``_connecting``, held while connecting, acquired with the deadline.
+    Locks: ``_lock``, held for a few instructions; ``_connecting``, held while connecting, and ``_listing``, held while
+    tools are looked up, are acquired with the deadline.
 
     Args:
         target: A command as a list (``["python", "server.py"]``), the path of a server script (``.py``, ``.js``), a
@@ -109,7 +114,8 @@ class Client:
     def _revive(self) -> None:
         """Be as new: at first, and in a forked child, where locks may be held by nobody."""
         self._lock = threading.Lock()  # guards _asker, _opening, _closed, _closed_properly, _subscriptions
-        self._connecting = threading.Lock()  # guards the making of a connection, so that there is one
+        self._connecting = threading.RLock()  # guards the making of a connection, so that there is one
+        self._listing = threading.Lock()  # guards the looking up of output schemas, so that it is done once
         self._asker: Asker | None = None
         self._opening: Peer | None = None
         self._closed = False
@@ -172,15 +178,22 @@ class Client:
 
     def _connected(self, deadline: Deadline, again: bool = False) -> Asker:
         asker = self._asker
-        if asker is not None and (not asker.peer.over or not again):
+        if asker is not None and not self._closed and (not asker.peer.over or not again):
             return asker  # one that is over says itself why
+        try:
+            return self._connect(deadline)
+        except BaseException:
+            let_go(self._connecting)
+            raise
+
+    def _connect(self, deadline: Deadline) -> Asker:
         if not self._connecting.acquire(timeout=deadline.remaining):
             raise MCPTimeoutError("another thread is still connecting", may_have_run=False)
         try:
             if self._closed:
-                raise MCPConnectionError(f"the client of {self.transport.name} is closed", may_have_run=False)
+                raise self._closed_error()
             if self._asker is None or self._asker.peer.over:
-                self._asker = self._open(deadline)
+                return self._open(deadline)
             return self._asker
         finally:
             self._connecting.release()
@@ -191,23 +204,30 @@ class Client:
         )
         try:
             peer = self.transport.converse(introduction, deadline)
+            try:
+                return self._take_up(peer, deadline)
+            except BaseException as error:
+                peer.close(Deadline(closing_time(error)))
+                raise
         finally:
             with self._lock:
                 self._opening = None
+
+    def _take_up(self, peer: Peer, deadline: Deadline) -> Asker:
+        """Make a new connection the one that everybody uses."""
         before, asker = self._asker, Asker(peer, self._callbacks, self._cache)
         if before is not None:
             before.peer.close(Deadline(CLOSE_SECONDS))  # it is over; this waits for its threads
         self._tools.forget()
         if self._cache is not None:
             self._cache.forget()
+        self._settle_log_level(asker, deadline)
         with self._lock:
+            if self._closed:
+                raise self._closed_error()
+            self._asker = asker
             self._closed_properly()
             self._closed_properly = close_when_forgotten(self, peer, f"<Client {self.transport.name}>")
-            closed = self._closed
-        if closed:
-            self.close()
-            raise MCPConnectionError(f"the client of {self.transport.name} was closed", may_have_run=False)
-        self._settle_log_level(asker, deadline)
         return asker
 
     def _note_opening(self, peer: Peer) -> None:
@@ -215,7 +235,11 @@ class Client:
             self._opening = peer
             closed = self._closed
         if closed:
-            raise MCPConnectionError(f"the client of {self.transport.name} was closed", may_have_run=False)
+            raise self._closed_error()
+
+    def _closed_error(self) -> MCPConnectionError:
+        name = self.transport.name
+        return MCPConnectionError(f"the client of {name} is closed; make a new Client", may_have_run=False)
 
     def _settle_log_level(self, asker: Asker, deadline: Deadline) -> None:
         level = self._level or ("debug" if self._callbacks.wants_log else None)
@@ -256,11 +280,11 @@ class Client:
     @property
     def counters(self) -> dict[str, int]:
         """What has happened on this connection; ``sent == ok + error + timeout + cancelled + pending``."""
-        return self._connected(self._deadline(None)).peer.counters
+        return (self._asker or self._connected(self._deadline(None))).peer.counters
 
     @property
     def _agreement(self) -> Agreement:
-        return self._connected(self._deadline(None)).peer.agreement
+        return (self._asker or self._connected(self._deadline(None))).peer.agreement
 
     # -- tools --------------------------------------------------------------------------------------------------------
 
@@ -327,13 +351,14 @@ class Client:
         Raises:
             MCPConnectionError: There is no connection.
         """
+        question = _tool_question(name, arguments, on_progress, meta)
         deadline = self._deadline(timeout)
         asker = self._connected(deadline)
 
         def convert(raw: dict[str, Any]) -> ToolResult:
             return self._tool_result(asker, name, raw, self._deadline(timeout))
 
-        return asker.submit(replace(_tool_question(name, arguments, on_progress, meta), convert=convert), deadline)
+        return asker.submit(replace(question, convert=convert), deadline)
 
     # -- resources ----------------------------------------------------------------------------------------------------
 
@@ -355,35 +380,37 @@ class Client:
         """Return what is in a resource: ``.contents``, each with ``text`` or ``blob``; raises as ``call_tool``."""
         from . import answers
 
-        raw = self.request("resources/read", {"uri": str(uri)}, timeout)
+        raw = self.request("resources/read", {"uri": _checked_uri(uri)}, timeout)
         return answers.parse(answers.types.ReadResourceResult, raw, "resources/read")
 
     def subscribe(self, uri: str, timeout: float | None = None) -> None:
         """Have the server tell ``on_notification`` when a resource changes; raises as ``call_tool``."""
+        uri = _checked_uri(uri)
         deadline = self._deadline(timeout)
         asker = self._connected(deadline)
         if asker.peer.agreement.era.server_asks:
-            asker.ask(Question("resources/subscribe", {"uri": str(uri)}), deadline)
+            asker.ask(Question("resources/subscribe", {"uri": uri}), deadline)
             return
-        wanted = make_filter({}, [str(uri)])
+        wanted = make_filter({}, [uri])
         subscription = Subscription.open(wanted, asker, self._callbacks, deadline, kept=0)  # on_notification tells
         with self._lock:
-            before = self._subscriptions.pop(str(uri), None)
-            self._subscriptions[str(uri)] = subscription
+            before = self._subscriptions.pop(uri, None)
+            self._subscriptions[uri] = subscription
         if before is not None:
             before.close()
 
     def unsubscribe(self, uri: str, timeout: float | None = None) -> None:
         """Have the server no longer tell of changes of a resource; raises as ``call_tool``."""
+        uri = _checked_uri(uri)
         deadline = self._deadline(timeout)
         asker = self._connected(deadline)
         if asker.peer.agreement.era.server_asks:
-            asker.ask(Question("resources/unsubscribe", {"uri": str(uri)}), deadline)
+            asker.ask(Question("resources/unsubscribe", {"uri": uri}), deadline)
             return
         with self._lock:
-            subscription = self._subscriptions.pop(str(uri), None)
+            subscription = self._subscriptions.pop(uri, None)
         if subscription is not None:
-            subscription.close(max(deadline.remaining, 0.001))
+            subscription.close(_left(deadline))
 
     def listen(
         self,
@@ -452,9 +479,10 @@ class Client:
         """
         from . import answers
 
-        params: dict[str, Any] = {"ref": answers.dump(ref), "argument": dict(argument)}
+        argument = dict(_checked_dict("argument", argument))
+        params: dict[str, Any] = {"ref": answers.dump(ref, "ref"), "argument": argument}
         if context_arguments is not None:
-            params["context"] = {"arguments": dict(context_arguments)}
+            params["context"] = {"arguments": dict(_checked_dict("context_arguments", context_arguments))}
         raw = self.request("completion/complete", params, timeout)
         return answers.parse(answers.types.CompleteResult, raw, "completion/complete")
 
@@ -483,9 +511,9 @@ class Client:
             LocalProtocolError: The agreed protocol version has no tasks.
             MCPError: As ``call_tool``.
         """
+        question = _tool_question(name, arguments, None, None)
         deadline = self._deadline(timeout)
         asker = self._connected(deadline)
-        question = _tool_question(name, arguments, None, None)
         params = dict(question.params or {})
         if asker.peer.agreement.era.server_asks:
             _check_tasks(asker)
@@ -496,13 +524,17 @@ class Client:
 
     def get_task(self, task_id: str, timeout: float | None = None) -> Task:
         """Return a task that was started before, perhaps by another process; raises as ``call_tool``."""
-        asker = self._connected(self._deadline(timeout))
-        return self._task(asker, "", {"taskId": task_id}).refresh(timeout)
+        if not isinstance(task_id, str):
+            raise TypeError(f"task_id must be a str, not {type(task_id).__name__} ({task_id!r})")
+        deadline = self._deadline(timeout)
+        return self._task(self._connected(deadline), "", {"taskId": task_id}).refresh(_left(deadline))
 
     def list_tasks(self, timeout: float | None = None) -> list[Task]:
         """Return all tasks that the server knows (2025-11-25 only); raises as ``list_tools``."""
-        asker = self._connected(self._deadline(timeout))
-        return [self._task(asker, "", state) for state in self._pages("tasks/list", "tasks", timeout)]
+        deadline = self._deadline(timeout)
+        asker = self._connected(deadline)
+        _check_tasks(asker)
+        return [self._task(asker, "", state) for state in _all_pages(asker, "tasks/list", "tasks", deadline)]
 
     def _task(self, asker: Asker, tool: str, state: dict[str, Any]) -> Task:
         def finish(raw: dict[str, Any], deadline: Deadline) -> ToolResult:
@@ -528,7 +560,8 @@ class Client:
             level: ``debug``, ``info``, ``notice``, ``warning``, ``error``, ``critical``, ``alert`` or ``emergency``.
             timeout: Seconds; None means the client's own.
         """
-        _one_of("level", level, LOG_LEVELS)
+        if _one_of("level", level, LOG_LEVELS) is None:
+            raise ValueError(f"level must be one of {', '.join(LOG_LEVELS)}, not None")
         deadline = self._deadline(timeout)
         asker = self._connected(deadline)
         if isinstance(asker.peer.agreement.era, Stateless):
@@ -556,8 +589,9 @@ class Client:
         on_progress: OnProgress | None = None,
     ) -> dict[str, Any]:
         """Send any request and return the result as a plain dict; raises as ``call_tool``."""
+        question = _question(method, params, on_progress)
         deadline = self._deadline(timeout)
-        return self._connected(deadline).ask(_question(method, params, on_progress), deadline)
+        return self._connected(deadline).ask(question, deadline)
 
     def submit(
         self,
@@ -568,8 +602,9 @@ class Client:
         on_progress: OnProgress | None = None,
     ) -> CallFuture[dict[str, Any]]:
         """Send any request and return a ``concurrent.futures.Future`` of the result as a plain dict."""
+        question = _question(method, params, on_progress)
         deadline = self._deadline(timeout)
-        return self._connected(deadline).submit(_question(method, params, on_progress), deadline)
+        return self._connected(deadline).submit(question, deadline)
 
     def notify(self, method: str, params: Mapping[str, Any] | None = None, timeout: float | None = None) -> None:
         """Send any notification.
@@ -578,8 +613,8 @@ class Client:
             MCPConnectionError: The connection is over.
             MCPTimeoutError: The server did not read it within the timeout.
         """
-        deadline = self._deadline(timeout)
         question = _question(method, params, None)
+        deadline = self._deadline(timeout)
         self._connected(deadline).peer.notify(question.method, question.params, deadline)
 
     # -- inside -------------------------------------------------------------------------------------------------------
@@ -602,7 +637,7 @@ class Client:
 
         state = created(raw)
         if state is not None:
-            return self._task(asker, name, state).result(max(deadline.remaining, 0.001))
+            return self._task(asker, name, state).result(_left(deadline))
         schema = None
         if "structuredContent" in raw and not raw.get("isError"):
             schema = self._output_schema(asker, name, deadline)
@@ -610,12 +645,23 @@ class Client:
 
     def _output_schema(self, asker: Asker, name: str, deadline: Deadline) -> OutputSchema | None:
         """Return a tool's output schema; asks for it once. That this may fail must not cost us the result."""
-        if not self._tools.knows(name) and name:
-            try:
-                self._raw_tools(asker, deadline)
-            except MCPError:
-                return None
+        if name and not self._tools.knows(name):
+            self._look_up(asker, name, deadline.sooner(SCHEMA_SECONDS))
         return self._tools.output_schema(name)
+
+    def _look_up(self, asker: Asker, name: str, patience: Deadline) -> None:
+        if not self._listing.acquire(timeout=patience.remaining):
+            return
+        try:
+            if not self._tools.knows(name):
+                self._raw_tools(asker, patience)
+                self._tools.miss(name)
+        except MCPTimeoutError:
+            pass  # perhaps next time
+        except MCPError:
+            self._tools.miss(name)
+        finally:
+            self._listing.release()
 
 
 class ToolIndex:
@@ -626,16 +672,21 @@ class ToolIndex:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()  # guards _schemas, generation
-        self._schemas: dict[str, OutputSchema | None] | None = None
+        self._schemas: dict[str, OutputSchema | None] = {}
         self.generation = 0
 
     def knows(self, name: str) -> bool:
         """Whether it is known which output schema the tool has, if any."""
-        return self._schemas is not None and name in self._schemas
+        return name in self._schemas
 
     def output_schema(self, name: str) -> OutputSchema | None:
         """Return a tool's output schema, if it is known and has one."""
-        return (self._schemas or {}).get(name)
+        return self._schemas.get(name)
+
+    def miss(self, name: str) -> None:
+        """Take note that a tool was looked for; one that is not listed has no schema, and is not looked for again."""
+        with self._lock:
+            self._schemas.setdefault(name, None)
 
     def learn(self, tools: Sequence[Mapping[str, Any]], generation: int) -> None:
         """Take a list of tools, unless the tools have changed since it was asked for."""
@@ -654,7 +705,7 @@ class ToolIndex:
     def forget(self) -> None:
         """Know nothing any more."""
         with self._lock:
-            self._schemas = None
+            self._schemas = {}
             self.generation += 1
 
     def overhear(self, news: Notification | MCPError) -> None:
@@ -677,7 +728,9 @@ def _all_pages(asker: Asker, method: str, key: str, deadline: Deadline) -> Itera
         # An empty cursor is one like any other since 2026-07-28; before, some servers mean the end by it.
         if cursor is None or (cursor == "" and asker.peer.agreement.era.server_asks):
             return
-        if not isinstance(cursor, str) or cursor in seen:
+        if not isinstance(cursor, str):
+            raise RemoteProtocolError(f"{method}: the server's nextCursor is {cursor!r:.80}, not a string")
+        if cursor in seen:
             raise RemoteProtocolError(f"{method}: the server's pages never end, the cursor {cursor!r} came twice")
         seen.add(cursor)
         params = {"cursor": cursor}
@@ -698,7 +751,7 @@ def _tool_question(
 ) -> Question[Any]:
     params: dict[str, Any] = {"name": _checked_name(name), "arguments": dict(_checked_arguments(arguments))}
     if meta:
-        params["_meta"] = dict(meta)
+        params["_meta"] = dict(_checked_dict("meta", meta))
     return _question("tools/call", params, on_progress)
 
 
@@ -716,6 +769,25 @@ def _checked_arguments(arguments: object) -> Mapping[str, Any]:
             f"arguments must be a dict of values by name, not {type(arguments).__name__} ({arguments!r})"
         )
     return arguments
+
+
+def _checked_dict(name: str, value: object) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{name} must be a dict, not {type(value).__name__} ({value!r})")
+    return value
+
+
+def _checked_uri(uri: object) -> str:
+    if isinstance(uri, str):
+        return uri
+    if type(uri).__name__.endswith("Url"):  # as results hold them: pydantic's, which we do not import here
+        return str(uri)
+    raise TypeError(f"uri must be a str, not {type(uri).__name__} ({uri!r})")
+
+
+def _left(deadline: Deadline) -> float:
+    """Return what is left of a deadline, as a timeout."""
+    return max(deadline.remaining, 0.001)
 
 
 def _checked_info(info: object) -> Mapping[str, Any]:
@@ -758,6 +830,8 @@ def _import_models() -> None:
 
 def _transport_to(target: Any, knobs: dict[str, Any]) -> MCPTransport:
     """Return the transport that a target means."""
+    if isinstance(target, type):
+        raise TypeError(f"Client() cannot connect to a class, {target.__name__}; make an object of it first")
     if isinstance(target, MCPTransport):
         _check_knobs(knobs, ())
         return target

@@ -103,7 +103,11 @@ class CallFuture(Future[R]):
             concurrent.futures.TimeoutError: It did not come within ``timeout``; the call goes on.
             MCPError: The call failed.
         """
-        raw = super().result(timeout)
+        try:
+            raw = super().result(timeout)
+        except BaseException:
+            del self  # which holds the error, whose traceback refers to this frame
+            raise
         if self.question.convert is None:
             return raw
         with self._converting:
@@ -113,7 +117,10 @@ class CallFuture(Future[R]):
 
     def raw(self) -> dict[str, Any]:
         """Return the result of a call that is over as it came, or raise its error."""
-        return cast("dict[str, Any]", super().result(0))
+        try:
+            return cast("dict[str, Any]", super().result(0))
+        finally:
+            del self  # as above
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Return the error the call ended with, or None."""
@@ -133,15 +140,20 @@ class CallFuture(Future[R]):
             return True
         except concurrent.futures.TimeoutError:
             return self.done()
+        except RuntimeError as broken:
+            raise _what_broke(broken) from None
         return True
 
     def settle(self, result: dict[str, Any] | None, error: BaseException | None) -> None:
         """End the call. For whoever took it out of the Session, and nobody else."""
         self._let_go()
-        if error is not None:
-            self.set_exception(error)
-        else:
-            self.set_result(cast("R", result))
+        try:
+            if error is not None:
+                self.set_exception(error)
+            else:
+                self.set_result(cast("R", result))
+        except concurrent.futures.InvalidStateError:  # whoever holds the future resolved it; that is no matter of ours
+            pass
         if self.question.then is not None:
             self.question.then(self)
 
@@ -160,6 +172,11 @@ class CallFuture(Future[R]):
         alarm, self._alarm = self._alarm, None
         if alarm is not None:
             reaper.call_off(alarm)
+
+
+def _what_broke(broken: RuntimeError) -> BaseException:
+    """Return the Ctrl-C that came where ``Condition.wait`` could only complain about its lock (cpython issue 29988)."""
+    return broken.__context__ if isinstance(broken.__context__, KeyboardInterrupt) else broken
 
 
 class Caller(ABC):

@@ -24,9 +24,9 @@ from ..exceptions import ForkedClientError, MCPConnectionError, MCPError, MCPTim
 from ..observe import Feed, Observers, Unreadable
 from ..policies import Limits
 from ..protocol.eras import Era
-from ..protocol.framing import KEEP_OF_OVERLONG, Overlong
-from ..protocol.messages import Batch, Malformed, Message, RequestId, decode, encode, salvage_id
-from .dispatch import Lane, join, start_thread
+from ..protocol.framing import KEPT_HEAD, KEPT_TAIL, Overlong
+from ..protocol.messages import Batch, Malformed, Message, RequestId, decode, encode, salvage_id, too_large
+from .dispatch import Lane, exiting, join, let_go, stand_still, start_thread
 from .lifetimes import tell_of_forks
 
 if TYPE_CHECKING:
@@ -98,6 +98,9 @@ class Channel(ABC):
     @abstractmethod
     def close(self, deadline: Deadline) -> None:
         """End the connection and what is behind it, and release every waiter. Idempotent."""
+
+    def hang_up(self, deadline: Deadline) -> None:
+        """Begin to close, and wait for nothing; ``close`` does the rest."""
 
     def abandon(self, request_id: RequestId) -> bool:
         """Signal in the binding's own way that an answer is no longer wanted; False: it has none."""
@@ -190,13 +193,18 @@ class Seat:
         self._reader: threading.Thread | None = None
 
     @property
-    def taken(self) -> bool:
-        """Whether there is, or was, a reader."""
-        return self._reader is not None
+    def is_mine(self) -> bool:
+        """Whether the calling thread is the reader."""
+        return self._reader is threading.current_thread()
 
     def fill(self, work: Any) -> None:
         """Start the background reader; it reads until the stream ends."""
-        self._reader = start_thread(self._name, work)
+
+        def read() -> None:
+            self._reader = threading.current_thread()  # Ctrl-C may keep start_thread from returning
+            work()
+
+        self._reader = start_thread(self._name, read)
 
     def wait(self, future: CallFuture[Any], timeout: float) -> bool:
         """Wait until the reader has resolved the future; False: the timeout came first."""
@@ -223,14 +231,14 @@ class PipeChannel(Channel):
         self._pipe = pipe
         self._limit = limits.message_size
         self._seat = Seat(f"mcp-{self.threads}")
-        self._writing = threading.Lock()  # guards the pipe's write side
+        self._writing = threading.RLock()  # guards the pipe's write side; an RLock, for let_go
         self._reading_on = threading.Event()
         self._reading_on.set()
         self._closing = False
         self._forked = False
         self._end: MCPConnectionError | None = None
         self._given_back = threading.Event()
-        self._finished = threading.Lock()  # guards Pipe.finish: whoever takes it runs that; never given back
+        self._reading = threading.Lock()  # guards reading: whoever takes it reads, or finishes; never given back
         tell_of_forks(self)
 
     def __repr__(self) -> str:
@@ -249,6 +257,18 @@ class PipeChannel(Channel):
                 details={"size": len(data), "limit": self._limit, "phase": "send"},
                 may_have_run=False,
             )
+        try:
+            self._write(data, deadline)
+        except MCPConnectionError:
+            stand_still(FINISH_SECONDS)
+            raise
+        except MCPError:
+            raise
+        except BaseException:
+            let_go(self._writing)
+            raise
+
+    def _write(self, data: bytes, deadline: Deadline) -> None:
         self._check_open()
         if not self._writing.acquire(timeout=deadline.remaining):
             self._check_open()
@@ -266,18 +286,24 @@ class PipeChannel(Channel):
             raise self._end.about("", may_have_run=False)
         raise MCPConnectionError(f"the connection to {self.name} is closed", may_have_run=False)
 
-    def close(self, deadline: Deadline) -> None:
-        """End the connection and what is behind it. Idempotent."""
+    def hang_up(self, deadline: Deadline) -> None:
+        """Begin to close, and wait for nothing."""
         if self._forked:
             return
         self._closing = True
         self._pipe.hang_up(deadline)
         self._reading_on.set()
-        if self._seat.taken:
-            self._seat.vacate(deadline)
-        else:
+
+    def close(self, deadline: Deadline) -> None:
+        """End the connection and what is behind it. Idempotent."""
+        if self._forked:
+            return
+        self.hang_up(deadline)
+        if self._reading.acquire(blocking=False):
             self._finish()
-            self._given_back.wait(deadline.remaining)  # by another thread that closes, perhaps
+        if not self._seat.is_mine:
+            self._given_back.wait(deadline.remaining)
+        self._seat.vacate(deadline)
 
     def wait(self, future: CallFuture[Any], timeout: float) -> bool:
         """Wait on the calling thread until the future is done; False: the timeout came first."""
@@ -304,14 +330,15 @@ class PipeChannel(Channel):
         self._pipe.disown()
 
     def _read_all(self, sink: Sink) -> None:
+        if not self._reading.acquire(blocking=False):  # closed before it began
+            sink.closed(MCPConnectionError(f"the connection to {self.name} is closed", details={"phase": "closed"}))
+            return
         try:
             pump(self._messages(), sink)
         finally:
             self._finish()
 
     def _finish(self) -> None:
-        if not self._finished.acquire(blocking=False):
-            return
         self._closing = True
         self._pipe.hang_up(Deadline(FINISH_SECONDS))  # a writer that waits for room lets go of the lock
         if self._writing.acquire(timeout=FINISH_SECONDS):
@@ -325,32 +352,52 @@ class PipeChannel(Channel):
     def _messages(self) -> Iterator[Message]:
         while pieces := self._pipe.read():
             for piece in pieces:
+                if self._closing:  # a flood must not delay the end
+                    break
                 message = self._decoded(piece)
+                if message is None:
+                    continue
                 if isinstance(message, Malformed):
                     self.feed.emit(Unreadable(self.name, message.reason, message.raw))
                 yield message
             self._reading_on.wait()
         if self._closing:
             raise MCPConnectionError(
-                f"the connection to {self.name} was closed on this side", details=self._pipe.explain()
+                f"the connection to {self.name} was closed on this side",
+                details={**self._pipe.explain(), "phase": "closed"},
             )
         self._end = self._pipe.epitaph()
         self._closing = True
         raise self._end
 
-    def _decoded(self, piece: bytes | Overlong) -> Message:
+    def _decoded(self, piece: bytes | Overlong) -> Message | None:
         if isinstance(piece, bytes):
             if len(piece) <= self._limit:
                 return decode(piece)
-            piece = Overlong(piece[:KEEP_OF_OVERLONG], self._limit)
-        return _too_large(piece)
+            return too_large(piece[:KEPT_HEAD], piece[-KEPT_TAIL:], self._limit)
+        known_at_once = salvage_id(piece.head) != (None, None)
+        if known_at_once == piece.ended:  # it has been said, or its end may tell more
+            return None
+        return too_large(piece.head, piece.tail, piece.limit)
 
 
-def _too_large(line: Overlong) -> Message:
-    """Say of an over-long message whose answer it was, if its beginning tells."""
-    answers, asks = salvage_id(line.head)
-    reason = f"a message is longer than max_message_size, {line.limit} bytes"
-    return Malformed(reason, line.head[:1024], answers=answers, asks=asks, too_large=line.limit)
+def last_words(details: Mapping[str, Any]) -> str:
+    """Return the end of a sentence about what the other side wrote last, from the details of an error."""
+    said = ""
+    if details.get("stderr"):
+        said += "; the end of its stderr: " + " | ".join(details["stderr"][-3:])
+    if details.get("stdout"):
+        said += "; it printed what is no message: " + " | ".join(details["stdout"][-3:])
+    return said
+
+
+def as_end(error: MCPError) -> MCPConnectionError:
+    """Return the error that those get who come after the end of a connection, whatever ended it."""
+    if isinstance(error, MCPConnectionError):
+        return error
+    end = MCPConnectionError(f"the connection has ended: {error}", details=error.details)
+    end.__cause__ = error
+    return end
 
 
 class Inbox:
@@ -392,7 +439,11 @@ class Inbox:
 
     def closed(self, error: MCPError) -> None:
         """Queue the end."""
-        self._items.put(error)
+        if exiting():
+            return
+        if not isinstance(error, MCPConnectionError):
+            self._items.put(error)
+        self._items.put(as_end(error))
 
     def take(self, timeout: float) -> Message:
         """Return the next message.

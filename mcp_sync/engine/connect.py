@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..deadlines import Deadline
-from ..exceptions import JSONRPCError, MCPTimeoutError, RemoteProtocolError
+from ..exceptions import JSONRPCError, MCPConnectionError, MCPTimeoutError, RemoteProtocolError
 from ..observe import Connected
 from ..policies import Limits
 from ..protocol.eras import Identity
@@ -15,6 +15,11 @@ from ..protocol.negotiation import PROBE_SECONDS, PROBE_SHARE, Agreement, Answer
 from .caller import Handler, Question
 from .channel import Channel, Relay
 from .peer import Peer
+
+CLOSE_SECONDS, CLOSE_LATE_SECONDS = 5.0, 0.05
+"""How long closing may take after a failure; the second where there is no time left."""
+INTERRUPTED_SECONDS = 0.2
+"""The same after Ctrl-C: somebody waits at a keyboard."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +77,18 @@ def converse(
         peer.agree(agreement)
         if agreement.greeting:
             peer.notify(agreement.greeting, None, deadline)
-    except BaseException:
-        peer.close(Deadline(max(1.0, min(5.0, deadline.remaining))))
+        channel.feed.emit(Connected(peer.name, agreement.era.version))
+    except BaseException as error:
+        peer.close(Deadline(max(CLOSE_LATE_SECONDS, min(closing_time(error), deadline.remaining))))
+        if isinstance(error, (MCPConnectionError, MCPTimeoutError)):
+            raise error.about("cannot connect", may_have_run=False, phase="connect") from error.__cause__
         raise
-    channel.feed.emit(Connected(peer.name, agreement.era.version))
     return peer
+
+
+def closing_time(error: BaseException) -> float:
+    """Return how many seconds closing may take after this."""
+    return CLOSE_SECONDS if isinstance(error, Exception) else INTERRUPTED_SECONDS
 
 
 def _negotiate(peer: Peer, introduction: Introduction, deadline: Deadline) -> Agreement:

@@ -21,6 +21,7 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from ..deadlines import Deadline
+from ..exceptions import TooManyRequests
 
 log = logging.getLogger("mcp_sync")
 
@@ -60,11 +61,43 @@ def join(thread: threading.Thread | None, deadline: Deadline) -> bool:
     return True
 
 
+_exit_began = threading.Event()
+
+
+def begin_exit() -> None:
+    """Note that the interpreter exits: threads are joined no more, and none is told what we end."""
+    _exit_began.set()
+
+
+def exiting() -> bool:
+    """Whether the interpreter exits; every thread that is still there is a daemon, and ends with it."""
+    return _exit_began.is_set()
+
+
+def stand_still(seconds: float) -> None:
+    """At exit, hold a daemon thread where it is: that we end its connection is no news for it to act on."""
+    if exiting() and threading.current_thread() is not threading.main_thread():
+        threading.Event().wait(seconds)
+
+
+def let_go(lock: threading.RLock) -> None:
+    """Give back what the calling thread holds of a lock, if anything; for when Ctrl-C may have kept it from doing so.
+
+    Between taking a lock with a timeout and the ``try`` that follows, or between the end of that and giving it back,
+    Ctrl-C comes as an exception. An RLock knows its owner, so it can be asked.
+    """
+    try:
+        while True:
+            lock.release()
+    except RuntimeError:
+        pass  # this thread does not hold it
+
+
 def run_guarded(job: Job) -> None:
     """Run application code; what it raises goes to the log and hurts nothing."""
     try:
         job()
-    except Exception:
+    except BaseException:  # sys.exit() too: the thread has other jobs to do
         log.exception("a callback failed")
 
 
@@ -132,10 +165,14 @@ class Lane:
             self._closed = True
             if worker is not None and not already:
                 self._jobs.put((_stop, None))
-        join(worker, deadline)
+        if not exiting():
+            join(worker, deadline)
 
     def _work(self) -> None:
-        while True:
+        with self._lock:
+            if self._worker is None:  # Ctrl-C kept start_thread from returning
+                self._worker = threading.current_thread()
+        while self.is_current:
             try:
                 job, size = self._jobs.get(timeout=IDLE_SECONDS)
             except queue.Empty:
@@ -196,7 +233,7 @@ class Crew:
         """Take no more jobs and wait for those that run."""
         with self._lock:
             self._closed = True
-            threads = list(self._threads)
+            threads = [] if exiting() else list(self._threads)
         for thread in threads:
             join(thread, deadline)
 
@@ -237,15 +274,26 @@ class Reaper:
         self._worker: threading.Thread | None = None
 
     def at(self, deadline: Deadline, job: Job) -> Alarm:
-        """Run the job when the deadline has come; keep the alarm to call it off."""
+        """Run the job when the deadline has come; keep the alarm to call it off.
+
+        Raises:
+            TooManyRequests: There can be no more threads, or the interpreter is shutting down.
+        """
         alarm = Alarm(deadline.at, next(self._numbers), job)
         with self._wake:
-            heapq.heappush(self._alarms, alarm)
             if self._worker is None:
-                self._worker = start_thread("mcp-deadlines", self._work)
-            elif self._alarms[0] is alarm:
+                self._worker = self._start()
+            heapq.heappush(self._alarms, alarm)
+            if self._alarms[0] is alarm:
                 self._wake.notify()
         return alarm
+
+    def _start(self) -> threading.Thread:
+        try:
+            return start_thread("mcp-deadlines", self._work)
+        except RuntimeError as error:
+            text = f"nobody can keep the deadline of a call that is not waited for: {error}"
+            raise TooManyRequests(text, may_have_run=False) from error
 
     def call_off(self, alarm: Alarm) -> None:
         """Forget the alarm, and let go at once of what its job refers to."""
@@ -260,7 +308,10 @@ class Reaper:
                 self._dead = 0
 
     def _work(self) -> None:
-        while True:
+        with self._wake:
+            if self._worker is None:  # Ctrl-C kept start_thread from returning
+                self._worker = threading.current_thread()
+        while self._worker is threading.current_thread():
             job = self._next_job()
             if job is None:
                 return

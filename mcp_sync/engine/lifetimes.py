@@ -5,12 +5,14 @@
   descriptors and sends nothing, so the parent's connection is unharmed.
 * **Forgotten.** An object that a user held and let go without closing is closed on a thread ``mcp-janitor``, with a
   ResourceWarning.
-* **Exit.** What is still open when the interpreter exits is closed, all of it within EXIT_SECONDS.
+* **Exit.** What is still open when the interpreter exits is closed, all at once and within EXIT_SECONDS. Daemon threads
+  that wait for an answer are not told: they would print tracebacks, or connect again.
 """
 
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import warnings
 import weakref
@@ -19,7 +21,9 @@ from typing import Protocol
 
 from ..deadlines import Deadline
 from ..exceptions import MCPError
-from .dispatch import start_thread_in_finalizer
+from .dispatch import begin_exit, start_thread_in_finalizer
+
+log = logging.getLogger("mcp_sync")
 
 EXIT_SECONDS = 1.0
 """For closing everything that is open when the interpreter exits."""
@@ -40,6 +44,9 @@ class Closeable(Protocol):
     @property
     def over(self) -> bool:
         """Whether it has ended already."""
+
+    def hang_up(self, deadline: Deadline) -> None:
+        """Begin to end it, and wait for nothing."""
 
     def close(self, deadline: Deadline) -> None:
         """End it. Idempotent."""
@@ -81,18 +88,21 @@ def _forgotten(key: int, what: str) -> None:
     behind = _open.pop(key, None)
     if behind is None:
         return
-    if not behind.over:
-        warnings.warn(f"{what} was never closed; use it in a with statement, or call close()", ResourceWarning, 2)
+    over = behind.over
     # Never here: the collector may have interrupted code that holds the very locks that closing needs.
     start_thread_in_finalizer("mcp-janitor", _close_quietly, behind, Deadline(FORGOTTEN_SECONDS))
+    if not over:  # last: the filters may make an error of it
+        warnings.warn(f"{what} was never closed; use it in a with statement, or call close()", ResourceWarning, 2)
 
 
 def _at_exit() -> None:
+    begin_exit()
     whole = Deadline(EXIT_SECONDS)
+    for behind in list(_open.values()):
+        behind.hang_up(whole)
     while _open:
-        share = whole.remaining / len(_open)
         _, behind = _open.popitem()
-        _close_quietly(behind, whole.sooner(share))
+        _close_quietly(behind, whole)
 
 
 def _close_quietly(behind: Closeable, deadline: Deadline) -> None:
@@ -104,7 +114,10 @@ def _close_quietly(behind: Closeable, deadline: Deadline) -> None:
 
 def _after_fork_in_child() -> None:
     for owner in list(_forkables):
-        owner.forked()
+        try:
+            owner.forked()
+        except Exception:  # the others have to be told all the same
+            log.exception("%r did not take the fork well", owner)
     _forkables.clear()
     _open.clear()
 

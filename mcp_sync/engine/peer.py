@@ -20,10 +20,11 @@ from ..deadlines import Deadline
 from ..exceptions import (
     ForkedClientError,
     JSONRPCError,
+    LocalProtocolError,
     MCPConnectionError,
     MCPError,
     MCPTimeoutError,
-    MCPTransportError,
+    MessageTooLarge,
 )
 from ..observe import Called, Disconnected, Finished, Ignored
 from ..policies import Limits
@@ -41,8 +42,8 @@ from ..protocol.messages import (
 from ..protocol.negotiation import Agreement
 from ..protocol.session import Session
 from .caller import Caller, CallFuture, Handler, Incoming, Question
-from .channel import Channel
-from .dispatch import Crew, Job
+from .channel import Channel, as_end, last_words
+from .dispatch import Crew, Job, exiting
 from .lifetimes import tell_of_forks
 
 log = logging.getLogger("mcp_sync")
@@ -128,22 +129,31 @@ class Peer(Caller):
         except BaseException:  # Ctrl-C too: whoever leaves must not be answered any more
             self._leave(ticket, "cancelled", "the caller left")
             raise
-        if not in_time:
-            self._stop_waiting(ticket, deadline, stuck)
-        if ticket.progress_posted:
-            self._await_callbacks(deadline)
-        return ticket.raw()
+        try:
+            if not in_time:
+                self._stop_waiting(ticket, deadline, stuck)
+            if ticket.progress_posted:
+                self._await_callbacks(deadline)
+            return ticket.raw()
+        finally:
+            del ticket, stuck  # an error's traceback refers to this frame: not back to the error, or only the GC ends it
 
     def submit(self, question: Question[R], deadline: Deadline) -> CallFuture[R]:
         """Ask, and return a future that is resolved by the deadline in any case."""
         ticket = self._enter(question)
-        if not question.open_ended:
-            ticket.expire(deadline, lambda: self._expire(ticket, deadline))
         try:
+            if not question.open_ended:
+                ticket.expire(deadline, lambda: self._expire(ticket, deadline))
             self._say(ticket, deadline)
+        except MCPTimeoutError as stuck:
+            if self._leave(ticket, "timeout", "" if stuck.may_have_run is False else "timed out"):
+                ticket.settle(None, self._timeout_error(ticket, deadline, stuck))
         except MCPError as error:
             if self._leave(ticket, "error"):
-                ticket.settle(None, self._about_call(error, ticket, "send", deadline))
+                ticket.settle(None, error)
+        except BaseException:  # Ctrl-C: nobody will have the future
+            ticket.cancel()
+            raise
         return ticket
 
     def notify(self, method: str, params: Mapping[str, Any] | None, deadline: Deadline) -> None:
@@ -151,8 +161,12 @@ class Peer(Caller):
         with self._lock:
             self._check_open(method)
             notification = self._session.tell(method, params)
-        self._flush_first(deadline)
-        self._channel.send(notification, deadline)
+        try:
+            self._flush_first(deadline)
+            self._channel.send(notification, deadline)
+        except MCPError as error:
+            known = self._details(method, "send", deadline)
+            raise error.about(f"{method} to {self.name}", may_have_run=error.may_have_run, **known) from error
 
     def run(self, job: Job) -> bool:
         """Run application code on a thread of its own; False: too many run already."""
@@ -239,7 +253,8 @@ class Peer(Caller):
     def _wait(self, ticket: _Ticket[Any], deadline: Deadline) -> bool:
         if ticket.nested is None:
             return self._channel.wait(ticket, deadline.remaining)
-        while True:  # on the lane itself: nobody else could run the progress callback
+        # On the lane itself: nobody else could run the progress callback.
+        while not ticket.done() or not ticket.nested.empty():
             try:
                 params = ticket.nested.get(timeout=deadline.remaining)
             except queue.Empty:
@@ -247,6 +262,7 @@ class Peer(Caller):
             if params is None:
                 return True
             self._report_progress(ticket, params)
+        return True  # it was over before it had anywhere to put its progress
 
     def _leave(self, ticket: CallFuture[Any], why: str, reason: str = "") -> bool:
         """Take a call out of the Session; with a reason, the other side is told soon. False: it is over."""
@@ -276,16 +292,18 @@ class Peer(Caller):
         self, ticket: _Ticket[Any], deadline: Deadline, stuck: MCPTimeoutError | None = None
     ) -> MCPTimeoutError:
         doing = f"while sending: {stuck}" if stuck is not None else "no answer"
+        details = self._details(ticket.question.method, "send" if stuck else "wait", deadline)
         return MCPTimeoutError(
             f"{ticket.question.method} to {self.name}: timed out after {deadline.elapsed:.2f} s "
-            f"(limit {deadline.limit:g} s), {doing}",
-            details=self._details(ticket, "send" if stuck else "wait", deadline),
+            f"(limit {deadline.limit:g} s), {doing}{last_words(details)}",
+            details=details,
             may_have_run=stuck.may_have_run if stuck else None,
         )
 
     def _about_call(self, error: MCPError, ticket: _Ticket[Any], phase: str, deadline: Deadline) -> MCPError:
         note = f"{ticket.question.method} to {self.name}"
-        return error.about(note, may_have_run=error.may_have_run, **self._details(ticket, phase, deadline))
+        known = self._details(ticket.question.method, phase, deadline)
+        return error.about(note, may_have_run=error.may_have_run, **known)
 
     def _about_end(self, end: MCPError, ticket: _Ticket[Any]) -> MCPError:
         elapsed = round(time.monotonic() - ticket.started, 3)
@@ -293,12 +311,12 @@ class Peer(Caller):
         known["phase"] = end.details.get("phase", "wait")
         return end.about(ticket.question.method, may_have_run=None, method=ticket.question.method, **known)
 
-    def _details(self, ticket: _Ticket[Any], phase: str, deadline: Deadline) -> dict[str, Any]:
+    def _details(self, method: str, phase: str, deadline: Deadline) -> dict[str, Any]:
         return {
             **self._channel.explain(),
             "transport": self._channel.kind,
             "server": self.name,
-            "method": ticket.question.method,
+            "method": method,
             "phase": phase,
             "elapsed": round(deadline.elapsed, 3),
             "limit": deadline.limit,
@@ -336,10 +354,14 @@ class Peer(Caller):
         self._follow(effect)
 
     def closed(self, error: MCPError) -> None:
-        """Fail every call that still waits."""
+        """Fail every call that still waits; but not those of threads that end with the interpreter anyway."""
+        if exiting():
+            return
         with self._lock:
             if self._end is None:
-                self._end = error
+                self._end = as_end(error)
+            else:
+                error = self._end  # why we closed it says more than that we did
             first = not self._session.closed
             tickets = self._session.close()
             serving = list(self._serving.values())
@@ -350,7 +372,8 @@ class Peer(Caller):
         if first and (handler := self._target()) is not None:
             self.lane.post(lambda: handler.closed(error))
         if first:
-            self._feed.emit(Disconnected(self.name, str(error)))
+            ours = error.details.get("phase") == "closed"
+            self._feed.emit(Disconnected(self.name, None if ours else str(error)))
 
     def _unpack(self, batch: Batch) -> list[Message]:
         with self._lock:
@@ -441,7 +464,7 @@ class Peer(Caller):
             result = handler.request(incoming)
         except JSONRPCError as error:
             self._refuse(request, error.code, error.message, error.data)
-        except Exception:
+        except BaseException:  # whatever it is, the other side waits for an answer
             log.exception("the callback for %s failed", request.method)
             self._refuse(request, INTERNAL_ERROR, f"the callback for {request.method} failed")
         else:
@@ -455,7 +478,7 @@ class Peer(Caller):
             return
         try:
             self._channel.send(answer, Deadline(FLUSH_SECONDS * 5))
-        except MCPTransportError as error:
+        except (MCPConnectionError, MCPTimeoutError) as error:
             self._feed.emit(Ignored(self.name, f"the answer to {request.method} could not be sent: {error}"))
         except MCPError as error:
             log.error("the callback for %s returned what cannot be sent: %s", request.method, error)
@@ -527,12 +550,24 @@ class Peer(Caller):
                         self._outbox.appendleft(message)
                         self._outbox_bytes += 200 + len(str(getattr(message, "id", "")))
                 raise
+            except (LocalProtocolError, MessageTooLarge) as error:  # a callback's error, with odd data; nobody else's
+                log.error("what a callback raised cannot be sent: %s", error)
+                if isinstance(message, Failure):
+                    plain = Failure(message.id, message.code, "the error that the callback raised cannot be sent")
+                    self._channel.send(plain, deadline)
 
     # -- the end ------------------------------------------------------------------------------------------------------
+
+    def hang_up(self, deadline: Deadline) -> None:
+        """Begin to end the connection, and wait for nothing."""
+        self._channel.hang_up(deadline)
 
     def close(self, deadline: Deadline) -> None:
         """End the conversation: every call in flight fails, every thread ends. Idempotent, from any thread."""
         if isinstance(self._end, ForkedClientError):
+            return
+        if exiting():
+            self._channel.close(deadline)
             return
         with self._lock:
             if self._end is None:

@@ -8,16 +8,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-KEEP_OF_OVERLONG = 65536
-"""Bytes of an over-long line that are kept, to find out whose answer it was."""
+KEPT_HEAD, KEPT_TAIL = 65536, 512
+"""Bytes of an over-long message that are kept, of its beginning and its end, to find out whose answer it was."""
 
 
 @dataclass(frozen=True, slots=True)
 class Overlong:
-    """A line longer than the limit; it is skipped to its end. Reported once, as soon as it is known."""
+    """A line longer than the limit; it is skipped to its end.
+
+    Reported twice: as soon as it is known to be too long, and when it has ended; only then is there a tail.
+    """
 
     head: bytes
     limit: int
+    tail: bytes = b""
+    ended: bool = False
 
 
 class LineSplitter:
@@ -33,6 +38,8 @@ class LineSplitter:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.skipped = 0
+        self._head = b""
+        self._tail = b""
         self._rest = bytearray()  # not a list of pieces: a piece of two bytes would take fifty
 
     def feed(self, chunk: bytes) -> list[bytes | Overlong]:
@@ -56,6 +63,7 @@ class LineSplitter:
         if self._rest or self.skipped or len(piece) > self.limit:
             self._keep(piece, lines)
             if self.skipped:
+                lines.append(Overlong(self._head, self.limit, self._tail, ended=True))
                 self._reset()
                 return
             piece = self.flush()
@@ -66,10 +74,12 @@ class LineSplitter:
     def _keep(self, piece: bytes, lines: list[bytes | Overlong]) -> None:
         if self.skipped:
             self.skipped += len(piece)
+            self._tail = (self._tail + piece[-KEPT_TAIL:])[-KEPT_TAIL:]
             return
         self._rest += piece
         if len(self._rest) > self.limit:
-            lines.append(Overlong(bytes(self._rest[:KEEP_OF_OVERLONG]), self.limit))
+            self._head, self._tail = bytes(self._rest[:KEPT_HEAD]), bytes(self._rest[-KEPT_TAIL:])
+            lines.append(Overlong(self._head, self.limit))
             self.skipped = len(self._rest)
             self._rest = bytearray()
 

@@ -147,12 +147,17 @@ _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",",
 def encode(message: Message | Mapping[str, Any] | list[Any]) -> bytes:
     """Return the message as UTF-8 JSON on one line, without the line's end.
 
+    Keys that are numbers, booleans or None become text, as everywhere in Python's JSON.
+
     Raises:
         LocalProtocolError: It holds something JSON cannot say; the text names where.
     """
     content = message if isinstance(message, (Mapping, list)) else message.as_dict()  # type: ignore[union-attr]
     try:
-        return _encode(content).encode("utf-8")
+        raw = _encode(content).encode("utf-8")
+        if _has_brackets(raw, MAX_DEPTH) and too_deep(raw, MAX_DEPTH):
+            raise ValueError(f"nested more than {MAX_DEPTH} levels deep")
+        return raw
     except (TypeError, ValueError, RecursionError) as error:
         where = find_unsayable(content)
         raise LocalProtocolError(f"cannot be sent as JSON: {where or error}", may_have_run=False) from error
@@ -175,9 +180,9 @@ def find_unsayable(value: Any, path: str = "", depth: int = 0) -> str | None:
 
 
 def _unsayable_item(key: Any, item: Any, path: str, depth: int) -> str | None:
-    if not isinstance(key, str):
+    if not isinstance(key, (str, int, float, type(None))):
         return f"a key of {path or 'the value'} is {_named(key)}; keys must be str"
-    if flaw := find_unsayable(key):
+    if isinstance(key, str) and (flaw := find_unsayable(key)):
         return flaw.replace("the value", f"a key of {path or 'the value'}", 1)
     return find_unsayable(item, f"{path}.{key}" if path else key, depth + 1)
 
@@ -206,6 +211,7 @@ _BOM = b"\xef\xbb\xbf"
 _BRACKETS = bytes.maketrans(b"{}", b"[]")
 _STEPS = {ord("["): 1, ord("]"): -1}
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_find_surrogate = re.compile(rb"\\u[dD]").search  # in a megabyte four times as fast as two searches with ``in``
 
 
 def decode(raw: bytes, max_depth: int = MAX_DEPTH) -> Message:
@@ -214,14 +220,29 @@ def decode(raw: bytes, max_depth: int = MAX_DEPTH) -> Message:
         text = raw.decode("utf-8")
         if raw.startswith(_BOM):
             raise ValueError("it begins with a byte order mark (RFC 8259, section 8.1)")
-        if raw.count(b"[") + raw.count(b"{") > max_depth and too_deep(raw, max_depth):
+        if _has_brackets(raw, max_depth) and too_deep(raw, max_depth):
             raise ValueError(f"nested more than {max_depth} levels deep")
         content = _decoder.decode(text)
-        if b"\\ud" in raw or b"\\uD" in raw:
+        if b"\\" in raw and _find_surrogate(raw):
             _encode(content).encode("utf-8")  # refuses a lone surrogate, which nothing could send on
     except (ValueError, RecursionError) as error:
         return _unreadable(raw, error)
     return _as_message(content, raw)
+
+
+def _has_brackets(raw: bytes, limit: int) -> bool:
+    """Tell whether there are more opening brackets than the limit, in strings or outside."""
+    if len(raw) < 4096:
+        return raw.count(b"[") + raw.count(b"{") > limit
+    left = limit  # to find a byte is thirty times as fast as to count it, and a large text has few of these
+    for bracket in (b"[", b"{"):
+        at = raw.find(bracket)
+        while at >= 0:
+            left -= 1
+            if left < 0:
+                return True
+            at = raw.find(bracket, at + 1)
+    return False
 
 
 def too_deep(raw: bytes, limit: int) -> bool:
@@ -354,6 +375,26 @@ def salvage_id(raw: bytes) -> tuple[RequestId | None, RequestId | None]:
     return (None, found) if b"method" in names else (found, None)
 
 
+_ID_AT_THE_END = re.compile(
+    rb',\s*"id"\s*:\s*(?P<id>-?\d{1,18}|"[^"\\]{1,64}")\s*(?:,\s*"jsonrpc"\s*:\s*"2\.0"\s*)?\}\s*\Z'
+)
+
+
+def too_large(head: bytes, tail: bytes, limit: int) -> Malformed:
+    """Say of a message over the limit whose answer it was, as far as its beginning and its end tell.
+
+    Some implementations write the id last: the last brace of a line closes the outermost object, so an id right before
+    it is the message's own.
+    """
+    reason = f"a message is longer than max_message_size, {limit} bytes"
+    answers, asks = salvage_id(head)
+    if answers is None and asks is None and (found := _ID_AT_THE_END.search(tail)):
+        names = {key for key, _ in _top_level_members(_blank_strings(head))}
+        if names & {b"result", b"error"} and b"method" not in names:
+            answers = _as_id(found["id"])
+    return Malformed(reason, head[:1024], answers=answers, asks=asks, too_large=limit)
+
+
 def _blank_strings(head: bytes) -> bytes:
     """Shorten every string too long to be a key or an id, so that no later step looks inside one."""
     parts = head.replace(b"\\\\", _UNKNOWN).replace(b'\\"', _UNKNOWN).split(b'"')
@@ -364,16 +405,20 @@ def _blank_strings(head: bytes) -> bytes:
 def _top_level_members(head: bytes) -> list[tuple[bytes, bytes]]:
     """Return (key, first token of the value) of the outermost object, as far as the text goes."""
     members: list[tuple[bytes, bytes]] = []
+    candidate: list[tuple[bytes, bytes]] = []  # a member, but a number may go on where the text ends: 1 of 12
     expected: list[bytes] = []  # the brackets that have to close, innermost last
     recent = [b"", b"", b"", b""]
     for match in _TOKEN.finditer(head):
         token = match.group()
+        if token in (b",", b"}"):
+            members += candidate
         recent = [*recent[1:], token] if len(expected) == 1 else [b"", b"", b"", token]
         before, key, colon, value = recent
-        whole = match.end() < len(head)  # a number that the text ends in may go on: 1 of 12
-        if whole and before in (b"{", b",") and len(key) > 2 and key[:1] == b'"' and colon == b":":
-            members.append((key[1:-1], value))
+        is_member = before in (b"{", b",") and len(key) > 2 and key[:1] == b'"' and colon == b":"
+        candidate = [(key[1:-1], value)] if is_member else []
         if token in (b"[", b"{"):
+            members += candidate
+            candidate = []
             expected.append(b"]" if token == b"[" else b"}")
         elif token in (b"]", b"}") and (expected.pop() != token or not expected):
             break  # the end of the object, or nobody knows any more what is its top level

@@ -24,8 +24,10 @@ from typing import TYPE_CHECKING
 _HOME_OF = {
     "CallerContract": "caller",
     "ChannelContract": "channel",
+    "ChannelWire": "tools",
     "Collector": "tools",
     "Partner": "partner",
+    "PartnerServer": "tools",
     "TransportContract": "transport",
     "Wire": "partner",
     "in_threads": "tools",
@@ -34,8 +36,10 @@ _HOME_OF = {
 __all__ = [
     "CallerContract",
     "ChannelContract",
+    "ChannelWire",
     "Collector",
     "Partner",
+    "PartnerServer",
     "TransportContract",
     "Wire",
     "in_threads",
@@ -46,7 +50,9 @@ if TYPE_CHECKING:
     from .channel import ChannelContract as ChannelContract
     from .partner import Partner as Partner
     from .partner import Wire as Wire
+    from .tools import ChannelWire as ChannelWire
     from .tools import Collector as Collector
+    from .tools import PartnerServer as PartnerServer
     from .tools import in_threads as in_threads
     from .transport import TransportContract as TransportContract
 else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import queue
 import threading
 from collections.abc import Callable, Iterator
@@ -9,9 +10,11 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from ..deadlines import Deadline
+from ..engine.channel import Channel
 from ..engine.dispatch import join, start_thread
 from ..exceptions import MCPError
-from ..protocol.messages import Batch, Failure, Message, RequestId, Result
+from ..protocol.messages import Batch, Failure, Message, RequestId, Result, encode
+from .partner import Partner
 
 T = TypeVar("T")
 
@@ -132,3 +135,53 @@ def raises(kind: type[T]) -> Iterator[list[T]]:
         found.append(error)
     else:
         raise AssertionError(f"no {kind.__name__} was raised")
+
+
+class ChannelWire(Collector):
+    """The Wire of a Partner that has a Channel to speak through: it can send no garbage, and is never deaf."""
+
+    def __init__(self, channel: Channel) -> None:
+        super().__init__()
+        self._channel = channel
+        channel.start(self)
+
+    def closed(self, error: MCPError) -> None:
+        """Keep it, behind what has come before."""
+        super().closed(error)
+        self._items.put(Batch(()))
+
+    def read(self) -> bytes | None:
+        """Return the next message; None is the end."""
+        message = self._items.get()
+        return None if isinstance(message, Batch) else encode(message)
+
+    def write(self, data: bytes) -> None:
+        """Send a message."""
+        try:
+            self._channel.send(json.loads(data), Deadline(PATIENCE))
+        except MCPError:
+            pass  # nobody is there any more to read it
+
+    def idle(self) -> None:
+        """Wait until the other side has closed; the channel reads on."""
+        self._ended.wait()
+
+    def close(self) -> None:
+        """Close the channel and all that belongs to it."""
+        self._channel.close(Deadline(PATIENCE))
+        self._channel.lane.close(Deadline(PATIENCE))
+        self._channel.events.close(Deadline(PATIENCE))
+
+    die = close
+
+
+class PartnerServer:
+    """A server whose every conversation is with a Partner; for whatever takes an object with ``serve(channel)``."""
+
+    def __init__(self) -> None:
+        self.channels: list[Channel] = []
+
+    def serve(self, channel: Channel) -> None:
+        """Run a Partner on a thread of its own, until the channel is closed."""
+        self.channels.append(channel)
+        start_thread("mcp-contract-partner", lambda: Partner(ChannelWire(channel)).run())

@@ -20,14 +20,18 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..deadlines import Deadline
-from ..engine.channel import Pipe
-from ..exceptions import MCPConnectionError, MCPTimeoutError
+from ..engine.channel import Pipe, last_words
+from ..exceptions import MCPConnectionError, MCPTimeoutError, MessageTooLarge
 from ..observe import Feed, ProcessEnded
 from ..policies import Shutdown
 from ..protocol.framing import LineSplitter, Overlong
 from ..protocol.redact import mask
 
+POLL_SECONDS = 3600.0
+"""How long one poll may take; its argument is a C int of milliseconds."""
 READ_BYTES = 65536
+PIPE_BYTES = 1 << 20
+"""The most a pipe holds, unless its reader is privileged (fcntl(2), F_SETPIPE_SZ)."""
 STDERR_BYTES = 8192
 """How much of the end of stderr is kept, to be shown in errors."""
 STDERR_LINES = 20
@@ -37,11 +41,36 @@ ENDLESS_FACTOR = 4
 """A line so many times longer than the limit is given up on: it may never end."""
 VERDICT_SECONDS = 0.3
 """How long the end of the process is waited for after the end of its stdout, to know the exit status."""
+KILLED_SECONDS = 1.0
+"""How long a killed process is waited for at least, or it would stay a zombie."""
 PATIENCE_SHARE = 0.8
 """Share of the time to shut down after which the process is killed; half of it passes before SIGTERM."""
 
 _READABLE = select.POLLIN | select.POLLHUP | select.POLLERR | select.POLLNVAL
 _WAITING = object()
+
+
+class Outgoing:
+    """A message on its way, which at any moment knows how far it has come.
+
+    Attributes:
+        size: Its bytes.
+    """
+
+    def __init__(self, data: bytes = b"") -> None:
+        self.size = len(data)
+        self._data = memoryview(data)
+        self._sent: list[int] = []
+
+    @property
+    def sent(self) -> int:
+        """How many bytes were written."""
+        return sum(self._sent)
+
+    def write_to(self, descriptor: int) -> None:
+        """Write what is possible at once; raises as os.write does."""
+        # One call for the interpreter: Ctrl-C cannot come between writing and taking note of how much was written.
+        self._sent.extend(map(os.write, (descriptor,), (self._data[self.sent :],)))
 
 
 class ChildPipe(Pipe):
@@ -95,10 +124,10 @@ class ChildPipe(Pipe):
         self._errors = LineSplitter(65536)
         self._tail = bytearray()
         self._noise: deque[str] = deque(maxlen=NOISE_LINES)
-        self._unsent = memoryview(b"")
-        self._torn = False
+        self._outgoing = Outgoing()
         self._status: Any = _WAITING
         self._endless = False
+        self._last_reads = PIPE_BYTES // READ_BYTES
         self._poll = select.poll()
         for descriptor in (self._stdout, self._stderr, self._wake, self._pidfd):
             if descriptor >= 0:
@@ -112,14 +141,20 @@ class ChildPipe(Pipe):
             ready = self._wait(None if self._pidfd >= 0 else 1.0)
             if self._stderr in ready:
                 self._drain_stderr()
+            if self._pidfd in ready or (self._stdout not in ready and self._has_ended()):
+                return self._last_lines()  # a grandchild may hold stdout open for ever
             if self._stdout in ready:
                 lines, ended = self._read_stdout()
                 if lines:
                     return lines
                 if ended:
                     return []
-            elif self._pidfd in ready or self._has_ended():
-                return self._last_lines()  # a grandchild may hold stdout open for ever
+        if self._endless:
+            raise MessageTooLarge(
+                f"{self.name} sends a line without end: more than {ENDLESS_FACTOR} times max_message_size, "
+                f"which is {self._lines.limit} bytes",
+                details={**self.explain(), "limit": self._lines.limit},
+            )
         return []
 
     def _wait(self, seconds: float | None) -> set[int]:
@@ -138,15 +173,16 @@ class ChildPipe(Pipe):
         lines = self._lines.feed(chunk)
         for line in lines:
             if isinstance(line, bytes) and line[:1] not in (b"{", b"["):
-                self._noise.append(self._shown(line[:500]))
+                self._noise.append(self._shown(line[:2000])[:500])  # masked before it is cut, so no secret is halved
         self._endless = self._lines.skipped > ENDLESS_FACTOR * self._lines.limit
         return lines, False
 
     def _last_lines(self) -> list[bytes | Overlong]:
-        """Return what the process wrote before it ended."""
+        """Return what the process wrote before it ended: no more than a pipe holds; what follows is a grandchild's."""
         lines: list[bytes | Overlong] = []
         ended = False
-        while not ended and self._stdout in self._wait(0):
+        while not ended and self._last_reads > 0 and self._stdout in self._wait(0):
+            self._last_reads -= 1
             more, ended = self._read_stdout()
             lines += more
         if lines:
@@ -182,46 +218,34 @@ class ChildPipe(Pipe):
 
     def write(self, data: bytes, deadline: Deadline) -> None:
         """Write one line. What a message before it left half written goes first, so lines are never torn."""
-        self._check_whole()
-        self._write_unsent(deadline)
-        self._unsent = memoryview(data + b"\n")
-        whole = len(self._unsent)
+        self._write_rest(self._outgoing, deadline)
+        self._outgoing = message = Outgoing(data + b"\n")
         try:
-            self._write_unsent(deadline)
+            self._write_rest(message, deadline)
         except BaseException as error:
-            written = whole - len(self._unsent)
-            if not written:
-                self._unsent = memoryview(b"")
-            if self._torn:
-                self.hang_up(Deadline(self._shutdown.seconds))
-            if isinstance(error, MCPTimeoutError) and written:
-                raise MCPTimeoutError(f"{written} of {whole} bytes written, the server reads no more") from error
+            if not message.sent:
+                self._outgoing = Outgoing()
+            elif isinstance(error, MCPTimeoutError):
+                text = f"{message.sent} of {message.size} bytes written, the server reads no more"
+                raise MCPTimeoutError(text) from error
             raise
+        self._outgoing = Outgoing()
 
-    def _check_whole(self) -> None:
-        if self._torn:
-            raise MCPConnectionError("a write was interrupted, and nobody knows how far it had come")
-
-    def _write_unsent(self, deadline: Deadline) -> None:
-        while self._unsent:
-            self._torn = True  # until it is known how much was written: Ctrl-C may come between
+    def _write_rest(self, message: Outgoing, deadline: Deadline) -> None:
+        while message.sent < message.size:
             try:
-                written = os.write(self._stdin, self._unsent)
+                message.write_to(self._stdin)
             except BlockingIOError:
-                self._torn = False
                 self._await_room(deadline)
             except OSError as error:
-                self._torn, self._unsent = False, memoryview(b"")
+                self._outgoing = Outgoing()
                 raise MCPConnectionError(f"the server's stdin is closed ({os.strerror(error.errno or 0)})") from error
-            else:
-                self._unsent = self._unsent[written:]
-                self._torn = False
 
     def _await_room(self, deadline: Deadline) -> None:
         room = select.poll()
         room.register(self._stdin, select.POLLOUT)
         room.register(self._wake, 0)  # hung up, for ever, once the pipe is to end
-        ready = {descriptor for descriptor, _ in room.poll(deadline.remaining * 1000)}
+        ready = {descriptor for descriptor, _ in room.poll(min(deadline.remaining, POLL_SECONDS) * 1000)}
         if self._wake in ready:
             raise MCPConnectionError("the connection is closed")
         if not ready and deadline.expired:
@@ -242,16 +266,14 @@ class ChildPipe(Pipe):
     def epitaph(self) -> MCPConnectionError:
         """Say why the stream ended, after a moment in which the process may end too."""
         patience = Deadline(VERDICT_SECONDS)
-        while not self._has_ended() and not patience.expired and not self._endless:
+        while not self._has_ended() and not patience.expired:
             self._idle(min(0.01, patience.remaining))
         while self._stderr in self._wait(0) and not patience.expired:
             self._drain_stderr()
         details = self.explain()
-        return MCPConnectionError(f"{self.name} {self._fate()}{describe(details)}", details=details)
+        return MCPConnectionError(f"{self.name} {self._fate()}{last_words(details)}", details=details)
 
     def _fate(self) -> str:
-        if self._endless:
-            return f"sends a line without end (more than {ENDLESS_FACTOR} x max_message_size)"
         if self._status is _WAITING:
             return "closed its stdout, though it is still running"
         if self._status is None:
@@ -302,7 +324,7 @@ class ChildPipe(Pipe):
             self._signal(signal.SIGTERM)
             if self._outlives(self._deadline):
                 self._signal(signal.SIGKILL)
-                self._outlives(Deadline(self._shutdown.seconds), killed=True)
+                self._outlives(Deadline(max(self._shutdown.seconds, KILLED_SECONDS)), killed=True)
 
     def _outlives(self, patience: Deadline, killed: bool = False) -> bool:
         """Wait for the process to end, draining its output: it may be blocked on that."""
@@ -357,7 +379,9 @@ class ChildPipe(Pipe):
         for stream in (self._process.stdout, self._process.stderr):
             if stream is not None:
                 stream.close()
-        for descriptor in (self._wake, self._pidfd):
+        descriptors = (self._wake, self._pidfd)
+        self._wake = self._pidfd = -1  # first: a forked child must not close what has these numbers by then
+        for descriptor in descriptors:
             if descriptor >= 0:
                 os.close(descriptor)
 
@@ -392,9 +416,26 @@ def start(argv: Sequence[str], cwd: str | None, env: dict[str, str], name: str) 
             close_fds=True,
         )
     except OSError as error:
-        details = {"transport": "stdio", "command": name, "phase": "connect", "errno": error.errno}
-        text = f"cannot start {name}: {_advice(error, argv[0], cwd)}"
-        raise MCPConnectionError(text, details=details, may_have_run=False) from error
+        raise not_started(error, argv[0], cwd, name) from error
+
+
+def not_started(error: OSError, program: str, cwd: str | None, name: str) -> MCPConnectionError:
+    """Return the error that says why a process could not be started, and what to try."""
+    details = {"transport": "stdio", "command": name, "phase": "connect", "errno": error.errno}
+    text = f"cannot start {name}: {_advice(error, program, cwd)}"
+    return MCPConnectionError(text, details=details, may_have_run=False)
+
+
+def discard(child: subprocess.Popen[bytes]) -> None:
+    """End a child that was started and is of no use."""
+    try:
+        os.killpg(child.pid, signal.SIGKILL)
+    except OSError:
+        pass  # gone already
+    for stream in (child.stdin, child.stdout, child.stderr):
+        if stream is not None:
+            stream.close()
+    child.wait()
 
 
 def _advice(error: OSError, program: str, cwd: str | None) -> str:
@@ -415,16 +456,6 @@ def _advice(error: OSError, program: str, cwd: str | None) -> str:
     if error.errno in (errno.EMFILE, errno.ENFILE):
         return "too many open files; close what is not needed, or raise the limit (ulimit -n)"
     return os.strerror(error.errno) if error.errno else str(error)
-
-
-def describe(details: dict[str, Any]) -> str:
-    """Return the end of a sentence about what a process wrote last."""
-    said = ""
-    if details.get("stderr"):
-        said += "; the end of its stderr: " + " | ".join(details["stderr"][-3:])
-    if details.get("stdout"):
-        said += "; it printed: " + " | ".join(details["stdout"][-3:])
-    return said
 
 
 def _signal_name(number: int) -> str:

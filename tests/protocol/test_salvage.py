@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mcp_sync.protocol.messages import salvage_id
+from mcp_sync.protocol.messages import salvage_id, too_large
 
 NOBODY = (None, None)
 
@@ -23,6 +23,7 @@ PLAIN = {
     "id 0": (b'{"jsonrpc":"2.0","id":0,"result":', (0, None)),
     "a truncated request": (b'{"jsonrpc":"2.0","id":7,"method":"m","params":{', (None, 7)),
     "a bare word": (b'{"jsonrpc":"2.0","id":7,"result":NaN}', (7, None)),
+    "an id at the very end": (b'{"result":NaN,"jsonrpc":"2.0","id":7}', (7, None)),
     "bytes that are not UTF-8": (b'{"jsonrpc":"2.0","id":7,"result":{"a":"\xff"}}', (7, None)),
     "a byte order mark": (b'\xef\xbb\xbf{"jsonrpc":"2.0","id":7,"result":{}}', (7, None)),
     "spaces before": (b' \t {"jsonrpc" : "2.0" , "id" : 7 , "result":', (7, None)),
@@ -42,6 +43,8 @@ NOT_PLAIN = {
     "a value called id": b'{"jsonrpc":"2.0","result":"id","x":7,',
     "an id that is a value and then a colon": b'{"jsonrpc":"2.0","result": "id":7},"id":3}',
     "a number that may go on": b'{"jsonrpc":"2.0","result":{},"id":1',
+    "a number that may go on behind a space": b'{"jsonrpc":"2.0","result":{},"id":1 ',
+    "an id of two words": b'{"jsonrpc":"2.0","id":1 2,"result":{}}',
     "an id of 1.0": b'{"jsonrpc":"2.0","id":1.0,"result":NaN}',
     "an id of 1e3": b'{"jsonrpc":"2.0","id":1e3,"result":NaN}',
     "an id of 01": b'{"jsonrpc":"2.0","id":01,"result":{}}',
@@ -61,8 +64,10 @@ NOT_PLAIN = {
     "an id alone": b'{"id":7,"name":NaN}',
     "no id": b'{"jsonrpc":"2.0","result":NaN}',
     "an id after brackets that do not match": b'{"jsonrpc":"2.0","result":{"a":[1},"id":7,"x":1',
+    "an id after a bracket that closes the wrong one": b'{"jsonrpc":"2.0","result":{"a":1],"id":7,"x":1',
     "an id after the end": b'{"jsonrpc":"2.0","result":{}},"id":7,',
     "an escaped line in a string": b'{"jsonrpc":"2.0","result":"\\\n","x":",","y":"id","id',
+    "an escaped line in a string with quotes behind it": b'{"jsonrpc":"2.0","a":"\\\nb,"id":7,"c":NaN',
     "JSON in JSON, unescaped": b'{"jsonrpc":"2.0","result":{"text":"{"id":7,"jsonrpc":"2.0"}"}}',
     "JSON escaped as a whole": b'{\\"jsonrpc\\":\\"2.0\\",\\"id\\":7,\\"result\\":{}}',
     "UTF-16": '{"jsonrpc":"2.0","id":7,"result":{}}'.encode("utf-16-le"),
@@ -145,3 +150,24 @@ def test_a_message_without_an_id_of_its_own_answers_nobody(case: tuple[object, b
 @given(st.binary(max_size=300))
 def test_any_bytes_are_searched_without_an_error(raw: bytes) -> None:
     salvage_id(raw)
+
+
+@pytest.mark.parametrize(
+    ("head", "tail", "answers"),
+    [
+        (b'{"jsonrpc":"2.0","id":7,"result":{"a":"xxx', b'xxx"}}', 7),
+        (b'{"result":{"a":"xxx', b'xxx"}},"jsonrpc":"2.0","id":7}', 7),
+        (b'{"result":{"a":"xxx', b'xxx"}},"id":"seven","jsonrpc":"2.0"}', "seven"),
+        (b'{"error":{"a":"xxx', b'xxx"}},"jsonrpc":"2.0","id":7}', 7),
+        (b'{"method":"m","params":{"a":"xxx', b'xxx"}},"jsonrpc":"2.0","id":7}', None),
+        (b'{"result":{"a":"xxx', b'xxx","id":7}}', None),
+        (b'{"result":{"a":"xxx', b'xxx,\\"id\\":7}"}}', None),
+        (b'{"a":"xxx', b'xxx","id":7}', None),
+        (b"xxx", b',"id":7}', None),
+    ],
+)
+def test_of_a_message_over_the_limit_the_id_is_known_by_its_beginning_or_its_end(
+    head: bytes, tail: bytes, answers: object
+) -> None:
+    found = too_large(head, tail, 10)
+    assert (found.answers, found.asks, found.too_large) == (answers, None, 10)

@@ -1,0 +1,69 @@
+"""mcp_sync: a session in plain dicts by method name, and the Client with typed results."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+from contenders.contender import LIMIT, VERSIONS, Contender
+
+from mcp_sync import Client, StdioTransport
+
+
+class SessionConnection:
+    """``transport.create_session()``."""
+
+    def __init__(self, server: list[str], era: str) -> None:
+        self.session = StdioTransport(server, max_message_size=LIMIT).create_session(protocol_version=VERSIONS[era])
+        self.messages = self.session.listen()
+
+    def call(self, tool: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        return self.session.send_request("tools/call", {"name": tool, "arguments": arguments})
+
+    def submit(self, tool: str, arguments: dict[str, Any]) -> Any:
+        return self.session.submit_request("tools/call", {"name": tool, "arguments": arguments})
+
+    def collect(self, number: int) -> None:
+        for _ in range(number):
+            next(self.messages)
+        assert not self.session.dropped
+
+    def close(self) -> None:
+        self.session.close()
+
+
+class ClientConnection:
+    """``Client``."""
+
+    def __init__(self, server: list[str], era: str) -> None:
+        self.arrived = threading.Semaphore(0)
+        self.client = Client(
+            server,
+            max_message_size=LIMIT,
+            protocol_version=VERSIONS[era],
+            on_notification=lambda notification: self.arrived.release(),
+        ).connect()
+        self.call = self.client.call_tool
+        self.submit = self.client.submit_tool
+
+    def collect(self, number: int) -> None:
+        for _ in range(number):
+            if not self.arrived.acquire(timeout=10):
+                raise RuntimeError(f"notifications were lost: {self.client.counters}")
+
+    def close(self) -> None:
+        self.client.close()
+
+
+class Session(Contender):
+    """mcp_sync in plain dicts."""
+
+    def connect(self, era: str) -> SessionConnection:
+        return SessionConnection(self.server, era)
+
+
+class TypedClient(Contender):
+    """mcp_sync with typed results."""
+
+    def connect(self, era: str) -> ClientConnection:
+        return ClientConnection(self.server, era)

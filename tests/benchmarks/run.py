@@ -1,0 +1,355 @@
+"""The benchmark: what a call costs, as a ratio to a raw loop over the same pipe, and beside the official SDK.
+
+::
+
+    python tests/benchmarks/run.py                          # everything, some minutes
+    python tests/benchmarks/run.py --cases tiny,text1 --rounds 9
+    python tests/benchmarks/run.py --list
+
+Times say something about this machine at this moment; ratios carry over. Every contender works in a process of its own
+against the same server. In each round each contender has its turn, in an order that rotates, and the ratio is formed
+inside the round: whatever slows the machine down slows them all. Shown is the median of the rounds, with the smallest
+and the largest ratio. CPU is that of the contender's process, all threads; where wall time depends on which CPU the
+scheduler chose, trust the CPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from itertools import product
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from cases import CASES, ENTRIES, GROWTH, LIMIT, STARTS, Case, Entry
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+
+from peers import install  # noqa: E402  # a folder beside ours, not a package that is installed
+
+SERVER = [sys.executable, "-I", "-S", str(HERE / "server.py")]
+SLOW_SECONDS = 2.0
+"""A contender whose first run takes longer has had its only round."""
+
+Answer = dict[str, Any]
+
+
+class Worker:
+    """A contender's process; see worker.py."""
+
+    def __init__(self, entry: Entry, case: Case) -> None:
+        command = [python_for(entry.peer), str(HERE / "worker.py"), entry.module, entry.cls, json.dumps(SERVER)]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._first: dict[str, Any] = {"era": case.era}
+        self._case = case
+        self.n = case.warm_up
+
+    def run(self) -> Answer:
+        """Run the case ``n`` times."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        order = {"case": self._case.method, "n": self.n, **self._case.arguments, **self._first}
+        self._first = {}
+        try:
+            self._process.stdin.write(json.dumps(order) + "\n")
+            self._process.stdin.flush()
+            return json.loads(self._process.stdout.readline())
+        except (OSError, ValueError) as error:
+            return {"error": f"the worker ended ({type(error).__name__})"}
+
+    def calibrate(self, total: float) -> None:
+        """Choose ``n`` so that a round takes as long as it may."""
+        self.n = max(1, round(self.n * self._case.seconds / max(total, 1e-6)))
+
+    def close(self) -> None:
+        self._process.communicate()
+
+
+def python_for(peer: str) -> str:
+    return install.python_of(peer) if peer else sys.executable
+
+
+def is_there(peer: str) -> bool:
+    return not peer or install.is_installed(peer)
+
+
+# -- measuring --------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Record:
+    """What one contender needed for one case.
+
+    Attributes:
+        first: For the first run, which counts only where there is no other.
+        rounds: For the others.
+    """
+
+    first: Answer
+    rounds: list[Answer] = field(default_factory=list)
+
+    @property
+    def is_final(self) -> bool:
+        """Whether there is nothing to repeat: it failed, or takes too long."""
+        return "error" in self.first or self.first["total"] > SLOW_SECONDS
+
+    @property
+    def counting(self) -> list[Answer]:
+        return self.rounds or [self.first]
+
+    @property
+    def error(self) -> str | None:
+        return next((answer["error"] for answer in (self.first, *self.rounds) if "error" in answer), None)
+
+
+def measure(case: Case, names: list[str], rounds: int) -> dict[str, Record]:
+    """Return what each contender needed, round by round."""
+    with contextlib.ExitStack() as stack:
+        workers = {}
+        for name in names:
+            if name not in case.without:
+                workers[name] = Worker(ENTRIES[name], case)
+                stack.callback(workers[name].close)
+        records = {name: Record(worker.run()) for name, worker in workers.items()}
+        busy = [name for name, record in records.items() if not record.is_final]
+        for name in busy:
+            workers[name].calibrate(records[name].first["total"])
+        for number in range(min(rounds, case.rounds)):
+            turn = number % max(1, len(busy))
+            for name in busy[turn:] + busy[:turn]:
+                records[name].rounds.append(workers[name].run())
+    return records
+
+
+def rows_of(key: str, records: dict[str, Record]) -> list[Answer]:
+    """Return a row for each contender: medians, and the ratios to the limit of the same round."""
+    limit = records[LIMIT if LIMIT in records else next(iter(records))]
+    return [{"case": key, "contender": name, **_row(record, limit)} for name, record in records.items()]
+
+
+def _row(record: Record, limit: Record) -> Answer:
+    if error := record.error or limit.error:
+        return {"error": error}
+    mine, theirs = record.counting, limit.counting
+    row: Answer = {item: median(answer[item] for answer in mine) for item in mine[0]}
+    row["rounds"], row["best"] = len(mine), min(answer["wall"] for answer in mine)
+    pairs = list(zip(mine, theirs, strict=True)) if len(mine) == len(theirs) else list(product(mine, theirs))
+    for item in ("wall", "cpu"):
+        ratios = [ours[item] / its[item] for ours, its in pairs if its[item]]
+        if ratios:
+            row[f"{item}_x"], row[f"{item}_x_low"], row[f"{item}_x_high"] = median(ratios), min(ratios), max(ratios)
+    return row
+
+
+def growth_of(rows: list[Answer]) -> list[Answer]:
+    """Return how many times as long a larger result takes, for each contender; the best rounds are compared."""
+    best = {(row["contender"], row["case"]): row["best"] for row in rows if "best" in row}
+    found = []
+    for name in ENTRIES:
+        growth = {
+            title: best[name, larger] / best[name, smaller]
+            for title, (larger, smaller) in GROWTH.items()
+            if (name, larger) in best and (name, smaller) in best
+        }
+        if growth:
+            found.append({"contender": name, **growth})
+    return found
+
+
+_START = """
+import time
+SERVER, TOOL = {server!r}, "bench_tiny"
+def done():
+    cpu = time.process_time()
+    with open("/proc/self/status") as file:
+        rss = [line.split()[1] for line in file if line.startswith("VmRSS")]
+    print(cpu * 1000, int(rss[0]) / 1024)
+"""
+
+
+def start_up(rounds: int) -> list[Answer]:
+    """Return the CPU milliseconds and the memory that each start takes beyond bare Python, files being in memory."""
+    there = {key: start for key, start in STARTS.items() if is_there(start[1])}
+    found: dict[str, list[tuple[float, float]]] = {key: [] for key in there}
+    for number in range(rounds + 1):
+        bare = (0.0, 0.0)
+        for key, (_, peer, script) in there.items():
+            command = [python_for(peer), "-c", _START.format(server=SERVER) + script]
+            cpu, rss = map(float, subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout.split())
+            if key == "bare":
+                bare = cpu, rss
+            if number:  # the first fills the caches
+                found[key].append((cpu, rss) if key == "bare" else (cpu - bare[0], rss - bare[1]))
+    return [
+        {
+            "start": key,
+            "cpu": median(cpu for cpu, _ in values),
+            "low": min(cpu for cpu, _ in values),
+            "high": max(cpu for cpu, _ in values),
+            "rss": median(rss for _, rss in values),
+        }
+        for key, values in found.items()
+    ]
+
+
+# -- printing ---------------------------------------------------------------------------------------------------------
+
+
+def table(head: list[str], lines: list[list[str]]) -> str:
+    """Return a table: the first column to the left, numbers to the right."""
+    widths = [max(len(line[column]) for line in [head, *lines]) for column in range(len(head))]
+
+    def one(cells: list[str]) -> str:
+        rest = [cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True)]
+        return "  ".join([cells[0].ljust(widths[0]), *rest]).rstrip()
+
+    return "\n".join([one(head), "-" * len(one(head)), *(one(line) for line in lines)])
+
+
+def show_case(key: str, rows: list[Answer], missing: dict[str, str]) -> str:
+    """Return one case as a table."""
+    case = CASES[key]
+    if key == "idle":
+        head = [case.title, "RSS KB each", "threads each", "RSS KB before"]
+        lines = [
+            [label(row), row["error"], "", ""]
+            if "error" in row
+            else [label(row), f"{row['wall']:.0f}", f"{row['cpu']:.2f}", f"{row['base']:.0f}"]
+            for row in rows
+        ]
+        return table(head, lines)
+    head = [case.title, f"a {case.unit}", "a second", "x limit", "(min - max)", "cpu", "x cpu", "p99", "rounds"]
+    lines = [_cells(row) for row in rows]
+    lines += [[ENTRIES[name].label, "-", "-", "-", f"left out: {why}", "", "", "", ""] for name, why in missing.items()]
+    return table(head, lines)
+
+
+def label(row: Answer) -> str:
+    return ENTRIES[row["contender"]].label
+
+
+def _cells(row: Answer) -> list[str]:
+    if "error" in row:
+        return [label(row), "-", "-", "-", row["error"], "", "", "", ""]
+    return [
+        label(row),
+        duration(row["wall"]),
+        f"{1 / row['wall']:,.0f}" if row["wall"] < 0.1 else "",
+        f"{row['wall_x']:.2f}",
+        f"({row['wall_x_low']:.2f} - {row['wall_x_high']:.2f})",
+        duration(row["cpu"]),
+        f"{row['cpu_x']:.2f}",
+        duration(row["p99"]) if "p99" in row else "",
+        str(row["rounds"]),
+    ]
+
+
+def duration(seconds: float) -> str:
+    for unit, factor in (("us", 1e6), ("ms", 1e3)):
+        if seconds * factor < 1000:
+            return f"{seconds * factor:.3g} {unit}" if seconds * factor < 100 else f"{seconds * factor:.0f} {unit}"
+    return f"{seconds:.2f} s"
+
+
+def show_growth(found: list[Answer]) -> str:
+    """Return how the cost of a result grows with its size."""
+    lines = [[label(row), *(f"{row[title]:.1f}" if title in row else "-" for title in GROWTH)] for row in found]
+    return table(["growth with the size of a result", *GROWTH], lines)
+
+
+def show_starts(found: list[Answer]) -> str:
+    """Return what it takes to begin."""
+    lines = [
+        [STARTS[row["start"]][0], f"{row['cpu']:.1f}", f"({row['low']:.1f} - {row['high']:.1f})", f"{row['rss']:.1f}"]
+        for row in found
+    ]
+    return table(["a new process (beyond bare Python)", "cpu ms", "(min - max)", "RSS MB"], lines)
+
+
+# -- the command ------------------------------------------------------------------------------------------------------
+
+
+def run(keys: list[str], names: list[str], rounds: int) -> Iterator[tuple[str, list[Answer], str]]:
+    """Measure; yield what was measured, as data and as text."""
+    rows: list[Answer] = []
+    for key in keys:
+        if key == "start":
+            starts = start_up(rounds)
+            yield "starts", starts, show_starts(starts)
+            continue
+        case = CASES[key]
+        new = rows_of(key, measure(case, names, rounds))
+        rows += new
+        yield "rows", new, show_case(key, new, {name: why for name, why in case.without.items() if name in names})
+    if growth := growth_of(rows):
+        yield "growth", growth, show_growth(growth)
+
+
+def main() -> int:
+    """Run what the command line asks for."""
+    options = parse()
+    keys = options.cases or [*CASES, "start"]
+    if options.quick:
+        CASES.update({key: replace(case, seconds=0.02) for key, case in CASES.items()})
+    names = options.contenders or list(ENTRIES)
+    absent = [name for name in names if not is_there(ENTRIES[name].peer)]
+    for name in absent:
+        print(f"{ENTRIES[name].label} is not installed; run tests/peers/install.py", file=sys.stderr)
+    names = [name for name in names if name not in absent]
+    print(f"Python {platform.python_version()}, {os.cpu_count()} CPUs, load average {load()}")
+    report: dict[str, list[Answer]] = {"rows": [], "starts": [], "growth": []}
+    began = time.perf_counter()
+    for kind, data, text in run(keys, names, options.rounds):
+        report[kind] += data
+        print(f"\n{text}", flush=True)
+    print(f"\n{time.perf_counter() - began:.0f} s, load average {load()}")
+    if options.json:
+        Path(options.json).write_text(json.dumps(report, indent=1), "utf-8")
+    return 1 if any("error" in row for row in report["rows"]) else 0
+
+
+def load() -> str:
+    return " ".join(f"{value:.2f}" for value in os.getloadavg())
+
+
+def parse() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--cases", type=_some_of([*CASES, "start"]), help="comma-separated; see --list")
+    parser.add_argument("--contenders", type=_some_of(list(ENTRIES)), help="comma-separated; the first is the limit")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--quick", action="store_true", help="short rounds, to see whether it works")
+    parser.add_argument("--json", metavar="FILE", help="write the numbers there too")
+    parser.add_argument("--list", action="store_true", help="print cases and contenders")
+    options = parser.parse_args()
+    if options.list:
+        listed = {**{key: case.title for key, case in CASES.items()}, "start": "a new process, first call"}
+        print("\n".join(f"{key:10} {title}" for key, title in listed.items()))
+        print("\n".join(f"{key:10} {entry.label}" for key, entry in ENTRIES.items()))
+        parser.exit()
+    return options
+
+
+def _some_of(known: list[str]) -> Any:
+    def names(text: str) -> list[str]:
+        chosen = text.split(",")
+        for name in chosen:
+            if name not in known:
+                raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(known)}")
+        return chosen
+
+    return names
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,57 @@
+"""The benchmark itself works, and our cost grows with the size of a message, not with its square.
+
+Nothing here says how fast anything has to be: the machine is shared, and nobody should wait for a quiet one.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+RUN = Path(__file__).parent / "run.py"
+
+
+def bench(tmp_path: Path, *options: str) -> tuple[dict[str, Any], str]:
+    file = tmp_path / "report.json"
+    done = subprocess.run([sys.executable, str(RUN), "--json", str(file), *options], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads(file.read_text("utf-8")), done.stdout
+
+
+def test_every_contender_gets_its_row_with_finite_ratios(tmp_path: Path) -> None:
+    report, printed = bench(tmp_path, "--cases", "tiny,notify", "--rounds", "1", "--quick")
+    rows = report["rows"]
+    assert {row["contender"] for row in rows} >= {"raw", "session", "client"}
+    assert {row["case"] for row in rows} == {"tiny", "notify"}
+    for row in rows:
+        assert 0 < row["wall_x"] < math.inf
+        assert 0 <= row["cpu_x"] < math.inf
+    for text in ("tiny call, one caller", "mcp_sync session", "x limit", "load average"):
+        assert text in printed
+
+
+@pytest.mark.parametrize("case", ["stateless", "threads8", "flight", "arg1", "connect"])
+def test_our_clients_can_do_the_other_cases_too(tmp_path: Path, case: str) -> None:
+    report, _ = bench(tmp_path, "--cases", case, "--contenders", "raw,session,client", "--rounds", "1", "--quick")
+    assert [row["contender"] for row in report["rows"]] == ["raw", "session", "client"]
+
+
+def test_the_cost_of_a_large_result_is_linear(tmp_path: Path) -> None:
+    options = ["--cases", "text10,text40", "--contenders", "raw,session,client", "--rounds", "3"]
+    growth = {row["contender"]: row["40 MB / 10 MB"] for row in bench(tmp_path, *options)[0]["growth"]}
+    # Linear is 4, quadratic is 16. Beyond 32 MB the allocator makes everything dearer, for the raw loop as well.
+    most = max(8.0, 1.25 * growth["raw"])
+    assert growth["session"] <= most
+    assert growth["client"] <= most
+
+
+def test_a_case_that_does_not_exist_is_named(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, str(RUN), "--cases", "tiney"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "'tiney' is none of" in done.stderr
