@@ -184,7 +184,7 @@ def _unsayable_item(key: Any, item: Any, path: str, depth: int) -> str | None:
         return f"a key of {path or 'the value'} is {_named(key)}; keys must be str"
     if isinstance(key, str) and (flaw := find_unsayable(key)):
         return flaw.replace("the value", f"a key of {path or 'the value'}", 1)
-    return find_unsayable(item, f"{path}.{key}" if path else key, depth + 1)
+    return find_unsayable(item, f"{path}.{key}" if path else str(key), depth + 1)
 
 
 def _named(value: Any) -> str:

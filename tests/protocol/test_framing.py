@@ -34,7 +34,9 @@ def test_the_lines_are_those_of_the_whole_wherever_it_is_cut(data: bytes, cuts: 
 
 
 @given(streams, st.lists(st.integers(0, 60), max_size=8), st.integers(1, 6))
-def test_a_line_over_the_limit_is_reported_at_once_and_at_its_end_and_the_next_is_whole(data: bytes, cuts: list[int], limit: int) -> None:
+def test_a_line_over_the_limit_is_reported_at_once_and_at_its_end_and_the_next_is_whole(
+    data: bytes, cuts: list[int], limit: int
+) -> None:
     splitter = LineSplitter(limit)
     *complete, rest = data.split(b"\n")
     expected = []
