@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..engine.caller import Incoming
-from ..exceptions import JSONRPCError, MCPError
+from ..exceptions import ForkedClientError, JSONRPCError, MCPError
 from ..protocol.messages import INVALID_PARAMS, METHOD_NOT_FOUND, Notification
 
 if TYPE_CHECKING:
@@ -88,6 +88,13 @@ class Callbacks:
                 self._listeners = [other for other in self._listeners if other is not listener]
 
         return stop
+
+    def forked(self) -> None:
+        """In a forked child: the conversation is the parent's, and whoever listens to it is told that it is over."""
+        self._lock = threading.Lock()  # guards as before; the old one may be held by a thread that stayed behind
+        listeners, self._listeners = self._listeners, []
+        for listener in listeners:
+            listener(ForkedClientError("the connection belongs to the process that this one was forked from"))
 
     # -- Handler ------------------------------------------------------------------------------------------------------
 

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ..deadlines import Deadline, as_timeout
 from ..engine.caller import CallFuture, Question
 from ..engine.connect import Introduction, closing_time
-from ..engine.dispatch import let_go
+from ..engine.dispatch import uninterrupted
+from ..engine.interrupts import let_go
 from ..engine.lifetimes import close_when_forgotten, tell_of_forks
 from ..engine.peer import Peer
 from ..exceptions import LocalProtocolError, MCPConnectionError, MCPError, MCPTimeoutError, RemoteProtocolError
@@ -103,13 +104,8 @@ class Client:
         self._identity = Identity(_checked_info(client_info), self._callbacks.capabilities)
         self._version = _one_of("protocol_version", protocol_version, VERSIONS)
         self._level = _one_of("log_level", log_level, LOG_LEVELS)
-        self._tools = ToolIndex()
-        self._callbacks.listen(self._tools.overhear)
-        self._cache = AnswerCache() if flag("enable_response_caching", enable_response_caching) else None
-        if self._cache is not None:
-            self._callbacks.listen(self._cache.overhear)
+        self._caching = flag("enable_response_caching", enable_response_caching)
         self._revive()
-        tell_of_forks(self)
 
     def _revive(self) -> None:
         """Be as new: at first, and in a forked child, where locks may be held by nobody."""
@@ -121,10 +117,17 @@ class Client:
         self._closed = False
         self._closed_properly: Callable[[], None] = lambda: None
         self._subscriptions: dict[str, Subscription] = {}
+        self._tools = ToolIndex()
+        self._callbacks.listen(self._tools.overhear)
+        self._cache = AnswerCache() if self._caching else None
+        if self._cache is not None:
+            self._callbacks.listen(self._cache.overhear)
+        tell_of_forks(self)
 
     def forked(self) -> None:
         """In a forked child: forget the parent's connection; the next call makes one of our own."""
         closed = self._closed
+        self._callbacks.forked()
         self._revive()
         self._closed = closed
 
@@ -822,7 +825,9 @@ def _check_tasks(asker: Asker) -> None:
 
 
 def _import_models() -> None:
-    importlib.import_module(".answers", __package__)
+    # Ctrl-C in the middle of pydantic comes out as something else.
+    if f"{__package__}.answers" not in sys.modules:
+        uninterrupted("mcp-models", lambda: importlib.import_module(".answers", __package__), lambda _: None)
 
 
 # -- targets ----------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..deadlines import Deadline
+from ..deadlines import Deadline, as_timeout
 from ..engine.caller import CallFuture, Question
 from ..exceptions import MCPConnectionError, MCPError, MCPTimeoutError
 from ..protocol.messages import Notification
@@ -78,6 +78,7 @@ class Subscription:
         self._news: queue.Queue[Notification | MCPError | None] = queue.Queue()
         self._acknowledged: queue.Queue[MCPError | None] = queue.Queue(1)
         self._stop: Callable[[Deadline], object] = lambda deadline: None
+        self._stop_listening: Callable[[], None] = lambda: None
         self._closed = False
 
     def __repr__(self) -> str:
@@ -100,10 +101,11 @@ class Subscription:
 
         Raises:
             MCPTimeoutError: None came within the timeout.
-            MCPConnectionError: The subscription broke off.
+            MCPConnectionError: The subscription broke off; a JSONRPCError where the server said why.
         """
+        limit = None if timeout is None else as_timeout(timeout)
         try:
-            news = self._news.get(timeout=timeout)
+            news = self._news.get(timeout=limit)
         except queue.Empty:
             raise MCPTimeoutError(f"no news within {timeout:g} s", details={"limit": timeout}) from None
         if isinstance(news, Notification):
@@ -184,14 +186,17 @@ class Subscription:
         self._stop = lambda deadline: future.cancel()
         try:
             error = self._acknowledged.get(timeout=deadline.remaining)
+            if error is not None:
+                raise error
         except queue.Empty:
-            error = MCPTimeoutError(
+            future.cancel()
+            raise MCPTimeoutError(
                 f"subscriptions/listen was not acknowledged within {deadline.limit:g} s",
                 details={"limit": deadline.limit, "method": "subscriptions/listen"},
-            )
-        if error is not None:
+            ) from None
+        except BaseException:  # Ctrl-C too
             future.cancel()
-            raise error
+            raise
 
     def _ended(self, future: CallFuture[Any]) -> None:
         try:
@@ -202,11 +207,11 @@ class Subscription:
             self.end(None)
 
     def _open_by_notices(self, asker: Asker, callbacks: Callbacks, deadline: Deadline) -> None:
-        stop_listening = callbacks.listen(self._overhear)
+        self._stop_listening = callbacks.listen(self._overhear)
         subscribed: list[str] = []
 
         def stop(deadline: Deadline) -> None:
-            stop_listening()
+            self._stop_listening()
             for uri in subscribed:
                 asker.peer.call(Question("resources/unsubscribe", {"uri": uri}), deadline)
 
@@ -216,12 +221,13 @@ class Subscription:
                 asker.peer.call(Question("resources/subscribe", {"uri": uri}), deadline)
                 subscribed.append(uri)
         except BaseException:
-            stop_listening()
+            self.close(max(deadline.remaining, 0.001))
             raise
         self.honoured = self._wanted.as_dict()
 
     def _overhear(self, news: Notification | MCPError) -> None:
         if isinstance(news, MCPError):
+            self._stop_listening()  # what a new connection says is no news of this one
             self.end(news)
         elif news.method in self._wanted.methods:
             self.push(news)

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..deadlines import Deadline, as_timeout
 from ..engine.caller import Question
-from ..exceptions import JSONRPCError, MCPTimeoutError, RemoteProtocolError
+from ..exceptions import JSONRPCError, MCPError, MCPTimeoutError, RemoteProtocolError
 from ..protocol.eras import CAPABILITIES_KEY, TASKS_EXTENSION, Stateless
-from ..protocol.messages import INTERNAL_ERROR
-from ..protocol.rounds import Gather
+from ..protocol.rounds import Gather, is_requests
 from .asking import Asker
 
 if TYPE_CHECKING:
@@ -26,6 +25,8 @@ FIRST_POLL_SECONDS, LONGEST_POLL_SECONDS = 0.1, 5.0
 
 class Task:
     """A tool call that the server works on. All methods may be called from any thread.
+
+    Locks: ``_lock``, held for a few instructions.
 
     Attributes:
         task_id: The server's name for it; with ``client.get_task`` it can be found again later.
@@ -46,6 +47,7 @@ class Task:
         self._asker = asker
         self._finish = finish
         self._timeout = timeout
+        self._lock = threading.Lock()  # guards _answered
         self._answered: set[str] = set()
 
     def __repr__(self) -> str:
@@ -88,11 +90,14 @@ class Task:
 
         Raises:
             MCPTimeoutError: It is not done within the timeout; the task goes on.
-            JSONRPCError: It failed, or was cancelled.
+            JSONRPCError: It failed.
+            MCPError: It was cancelled.
         """
         deadline = self._deadline(timeout)
         if self._asker.peer.agreement.era.server_asks:
-            return self._finish(self._ask("tasks/result", deadline), deadline)  # blocks on the server's side
+            raw = self._ask("tasks/result", deadline)  # blocks on the server's side
+            self.state = {**self.state, "status": "failed" if raw.get("isError") else "completed"}
+            return self._finish(raw, deadline)
         return self._finish(self._poll(deadline), deadline)
 
     def _poll(self, deadline: Deadline) -> dict[str, Any]:
@@ -115,21 +120,36 @@ class Task:
     def _give_input(self, deadline: Deadline) -> None:
         """Answer what the server asks; each key once, for it may be listed until the answer has sunk in."""
         asked = self.state.get("inputRequests") or {}
-        new = {key: request for key, request in asked.items() if key not in self._answered}
-        if new:
+        if not is_requests(asked):
+            raise RemoteProtocolError(f"tasks/get: inputRequests of task {self.task_id} is not an object of requests")
+        with self._lock:
+            new = {key: request for key, request in asked.items() if key not in self._answered}
             self._answered |= set(new)
-            self._ask("tasks/update", deadline, {"inputResponses": self._asker.reply(Gather(new), deadline)})
+        if not new:
+            return
+        try:
+            responses = self._asker.reply(Gather(new), deadline)
+        except BaseException:
+            with self._lock:
+                self._answered -= set(new)  # nothing was sent: whoever waits next may try again
+            raise
+        self._ask("tasks/update", deadline, {"inputResponses": responses})
 
     def _outcome(self) -> dict[str, Any]:
-        result = self.state.get("result")
+        result, error = self.state.get("result"), self.state.get("error")
         if self.status == "completed" and isinstance(result, dict):
             return result
-        error = self.state.get("error")
-        if isinstance(error, dict):
-            code, message = error.get("code", INTERNAL_ERROR), str(error.get("message"))
-            raise JSONRPCError(code, message, error.get("data"), method="tools/call")
-        text = self.state.get("statusMessage") or f"the task was {self.status}"
-        raise JSONRPCError(INTERNAL_ERROR, str(text), method="tools/call")
+        if self.status == "failed" and isinstance(error, dict) and type(error.get("code")) is int:
+            raise JSONRPCError(error["code"], str(error.get("message")), error.get("data"), method="tools/call")
+        details = {"task": self.task_id, "state": self.state}
+        if self.status == "cancelled":
+            why = f": {self.state['statusMessage']}" if self.state.get("statusMessage") else ""
+            raise MCPError(f"task {self.task_id} was cancelled{why}", details=details)
+        raise RemoteProtocolError(
+            f"tasks/get: task {self.task_id} has {self.status}, but neither a result nor an error came with it",
+            details=details,
+            may_have_run=True,
+        )
 
     def _ask(self, method: str, deadline: Deadline, more: Mapping[str, Any] | None = None) -> dict[str, Any]:
         params = {"taskId": self.task_id, **(more or {})}
@@ -144,7 +164,7 @@ def declared(asker: Asker, params: Mapping[str, Any]) -> Mapping[str, Any]:
     era = asker.peer.agreement.era
     if not isinstance(era, Stateless):
         return params
-    offered = dict(era.identity.capabilities)
+    offered = (era.dress(None) or {})["_meta"][CAPABILITIES_KEY]
     extensions = {**offered.get("extensions", {}), TASKS_EXTENSION: {}}
     meta = {**(params.get("_meta") or {}), CAPABILITIES_KEY: {**offered, "extensions": extensions}}
     return {**params, "_meta": meta}

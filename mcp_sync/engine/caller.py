@@ -19,6 +19,7 @@ from ..exceptions import MCPError
 from ..protocol.messages import Notification, Request, RequestId
 from ..protocol.negotiation import Agreement
 from .dispatch import Alarm, Job, reaper
+from .interrupts import what_broke
 
 R = TypeVar("R")
 
@@ -141,7 +142,7 @@ class CallFuture(Future[R]):
         except concurrent.futures.TimeoutError:
             return self.done()
         except RuntimeError as broken:
-            raise _what_broke(broken) from None
+            raise what_broke(broken) from None
         return True
 
     def settle(self, result: dict[str, Any] | None, error: BaseException | None) -> None:
@@ -172,11 +173,6 @@ class CallFuture(Future[R]):
         alarm, self._alarm = self._alarm, None
         if alarm is not None:
             reaper.call_off(alarm)
-
-
-def _what_broke(broken: RuntimeError) -> BaseException:
-    """Return the Ctrl-C that came where ``Condition.wait`` could only complain about its lock (cpython issue 29988)."""
-    return broken.__context__ if isinstance(broken.__context__, KeyboardInterrupt) else broken
 
 
 class Caller(ABC):

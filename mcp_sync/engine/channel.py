@@ -26,7 +26,8 @@ from ..policies import Limits
 from ..protocol.eras import Era
 from ..protocol.framing import KEPT_HEAD, KEPT_TAIL, Overlong
 from ..protocol.messages import Batch, Malformed, Message, RequestId, decode, encode, salvage_id, too_large
-from .dispatch import Lane, exiting, join, let_go, stand_still, start_thread
+from .dispatch import Lane, exiting, join, stand_still, start_thread
+from .interrupts import await_event, let_go
 from .lifetimes import tell_of_forks
 
 if TYPE_CHECKING:
@@ -302,7 +303,7 @@ class PipeChannel(Channel):
         if self._reading.acquire(blocking=False):
             self._finish()
         if not self._seat.is_mine:
-            self._given_back.wait(deadline.remaining)
+            await_event(self._given_back, deadline.remaining)
         self._seat.vacate(deadline)
 
     def wait(self, future: CallFuture[Any], timeout: float) -> bool:

@@ -18,14 +18,16 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, Generic, TypeAlias, TypeVar
 
 from ..deadlines import Deadline
 from ..exceptions import TooManyRequests
+from .interrupts import await_event, what_broke
 
 log = logging.getLogger("mcp_sync")
 
 Job: TypeAlias = "Callable[[], object]"
+R = TypeVar("R")
 
 IDLE_SECONDS = 10.0
 """A worker with nothing to do for so long ends; the next job starts a new one."""
@@ -34,7 +36,10 @@ IDLE_SECONDS = 10.0
 def start_thread(name: str, target: Callable[..., object], *args: Any) -> threading.Thread:
     """Start a daemon thread; the only call of ``threading.Thread`` in the package."""
     thread = threading.Thread(name=name, target=target, args=args, daemon=True)
-    thread.start()
+    try:
+        thread.start()
+    except RuntimeError as broken:
+        raise what_broke(broken) from None
     return thread
 
 
@@ -48,6 +53,75 @@ def start_thread_in_finalizer(name: str, target: Callable[..., object], *args: A
         _thread.start_new_thread(start_thread, (name, target, *args))
     except RuntimeError:
         pass
+
+
+def uninterrupted(name: str, work: Callable[[], R], undo: Callable[[R], object]) -> R:
+    """Do work that Ctrl-C must not cut in two; if it comes meanwhile, whoever is last undoes the result.
+
+    Signals interrupt the main thread only, so another one does it.
+
+    Args:
+        name: What to call the thread.
+        work: What to do; has to end by itself.
+        undo: Is given the result that nobody wants.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return work()
+    errand = _Errand(work, undo)
+    try:
+        try:
+            start_thread(name, errand.run)
+        except RuntimeError:  # the interpreter is shutting down, or there can be no more threads
+            return work()
+        return errand.wait()
+    except BaseException:
+        errand.abandon()
+        raise
+
+
+class _Errand(Generic[R]):
+    """Work that one thread does for another.
+
+    Locks: ``_lock``, held for a few instructions.
+    """
+
+    def __init__(self, work: Callable[[], R], undo: Callable[[R], object]) -> None:
+        self._work = work
+        self._undo = undo
+        self._over = threading.Event()
+        self._lock = threading.Lock()  # guards _results, _unwanted
+        self._results: list[R] = []
+        self._error: BaseException | None = None
+        self._unwanted = False
+
+    def run(self) -> None:
+        results: list[R] = []
+        try:
+            results.append(self._work())
+        except BaseException as error:
+            self._error = error
+        with self._lock:
+            self._results = results
+        self._over.set()
+        if self._unwanted:
+            self.abandon()
+
+    def wait(self) -> R:
+        await_event(self._over)
+        error, self._error = self._error, None
+        try:
+            if error is not None:
+                raise error
+            return self._results[0]
+        finally:
+            del error  # its traceback refers to this frame
+
+    def abandon(self) -> None:
+        with self._lock:
+            self._unwanted = True
+            results, self._results = self._results, []
+        for result in results:
+            self._undo(result)
 
 
 def join(thread: threading.Thread | None, deadline: Deadline) -> bool:
@@ -78,19 +152,6 @@ def stand_still(seconds: float) -> None:
     """At exit, hold a daemon thread where it is: that we end its connection is no news for it to act on."""
     if exiting() and threading.current_thread() is not threading.main_thread():
         threading.Event().wait(seconds)
-
-
-def let_go(lock: threading.RLock) -> None:
-    """Give back what the calling thread holds of a lock, if anything; for when Ctrl-C may have kept it from doing so.
-
-    Between taking a lock with a timeout and the ``try`` that follows, or between the end of that and giving it back,
-    Ctrl-C comes as an exception. An RLock knows its owner, so it can be asked.
-    """
-    try:
-        while True:
-            lock.release()
-    except RuntimeError:
-        pass  # this thread does not hold it
 
 
 def run_guarded(job: Job) -> None:

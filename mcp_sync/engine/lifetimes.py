@@ -113,12 +113,13 @@ def _close_quietly(behind: Closeable, deadline: Deadline) -> None:
 
 
 def _after_fork_in_child() -> None:
-    for owner in list(_forkables):
+    owners = list(_forkables)
+    _forkables.clear()  # before they are told: whoever lives on registers anew, for a fork of this fork
+    for owner in owners:
         try:
             owner.forked()
         except Exception:  # the others have to be told all the same
             log.exception("%r did not take the fork well", owner)
-    _forkables.clear()
     _open.clear()
 
 

@@ -44,6 +44,7 @@ from ..protocol.session import Session
 from .caller import Caller, CallFuture, Handler, Incoming, Question
 from .channel import Channel, as_end, last_words
 from .dispatch import Crew, Job, exiting
+from .interrupts import await_event
 from .lifetimes import tell_of_forks
 
 log = logging.getLogger("mcp_sync")
@@ -325,7 +326,7 @@ class Peer(Caller):
     def _await_callbacks(self, deadline: Deadline) -> None:
         done = threading.Event()
         self.lane.post(done.set)
-        done.wait(deadline.remaining)
+        await_event(done, deadline.remaining)
 
     def _report(self, ticket: CallFuture[Any], error: str | None) -> None:
         if self._feed.watched and isinstance(ticket, _Ticket):

@@ -76,12 +76,13 @@ def _requests_of(method: str, result: Mapping[str, Any]) -> Mapping[str, Mapping
     requests = result.get("inputRequests")
     if not requests and "requestState" not in result:
         raise RemoteProtocolError(f"{method}: input is required, but neither requests nor a state came with it")
-    if requests is not None and not _is_requests(requests):
+    if requests is not None and not is_requests(requests):
         raise RemoteProtocolError(f"{method}: inputRequests is not an object of requests")
     return requests or {}
 
 
-def _is_requests(value: Any) -> bool:
+def is_requests(value: Any) -> bool:
+    """Tell whether a value is what ``inputRequests`` may be."""
     return isinstance(value, dict) and all(
         isinstance(item, dict)
         and isinstance(item.get("method"), str)

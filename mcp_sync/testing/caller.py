@@ -390,7 +390,9 @@ class CallerContract:
             dropped = self.counters(caller)["dropped_backlog"]
             assert 89 <= dropped <= 90  # one is being handled, unless the lane has not got that far yet
             release.set()
-            assert [handler.next().params for _ in range(100 - dropped)] == [{"n": n} for n in range(100 - dropped)]
+            kept = [(handler.next().params or {})["n"] for _ in range(100 - dropped)]
+            assert kept[:10] == list(range(10))
+            assert kept == sorted(kept)
 
     def test_a_notification_handler_that_raises_hurts_nobody(self) -> None:
         class Failing(Answering):

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
 
 from ..deadlines import Deadline
 from ..engine.channel import Channel, PipeChannel
+from ..engine.connect import INTERRUPTED_SECONDS
+from ..engine.dispatch import uninterrupted
 from ..exceptions import MCPTransportError
 from ..observe import ProcessStarted
 from ..policies import Limits, Shutdown, Surroundings, gather, variables, with_knobs
@@ -23,6 +25,10 @@ if TYPE_CHECKING:
 
 SAFE_VARIABLES = ("HOME", "LANG", "LC_ALL", "LC_CTYPE", "LOGNAME", "PATH", "SHELL", "TERM", "TMPDIR", "TZ", "USER")
 """Variables of our environment that a server gets unless told otherwise; no secrets are kept in these."""
+
+
+SHOWN_OF_A_WORD = 100
+"""Characters of each word of the command that are shown in errors."""
 
 
 class StdioKnobs(TypedDict, total=False):
@@ -93,8 +99,8 @@ class StdioTransport(MCPTransport):
 
     @property
     def name(self) -> str:
-        """The command, without secrets."""
-        return " ".join(redact_command(self.command))
+        """The command, without secrets, on one line."""
+        return " ".join(_short(word) for word in redact_command(self.command))
 
     def environment(self) -> dict[str, str]:
         """Return the environment that the child will have."""
@@ -112,6 +118,9 @@ class StdioTransport(MCPTransport):
         """
         if sys.platform == "win32":
             raise MCPTransportError("stdio is not supported on Windows yet", may_have_run=False)
+        return uninterrupted("mcp-start", self._start, lambda channel: channel.close(Deadline(INTERRUPTED_SECONDS)))
+
+    def _start(self) -> Channel:
         environment = self.environment()
         child = process.start(self.command, self.cwd, environment, self.name)
         return self._channel_to(child, secrets_of(environment))
@@ -150,6 +159,12 @@ def _argv(command: object, args: object) -> list[str]:
     if not argv[0]:
         raise ValueError("command must not be empty")
     return argv
+
+
+def _short(word: str) -> str:
+    """Return a word as it may stand in a sentence: a program given with ``-c`` would not end."""
+    line = " ".join(word.split())
+    return line if len(line) <= SHOWN_OF_A_WORD else f"{line[:SHOWN_OF_A_WORD]}..."
 
 
 def _directory(cwd: object, working_directory: object) -> str | None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from ..deadlines import DEFAULT_TIMEOUT, Deadline, as_timeout
 from ..engine.channel import Channel, Inbox, Relay
 from ..engine.connect import Introduction, closing_time, converse
-from ..engine.dispatch import let_go
+from ..engine.interrupts import let_go
 from ..engine.lifetimes import close_when_forgotten, tell_of_forks
 from ..engine.peer import Peer
 from ..exceptions import ForkedClientError, LocalProtocolError, MCPConnectionError, MCPTimeoutError

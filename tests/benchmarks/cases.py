@@ -83,8 +83,8 @@ CASES = {
     "connect": Case("connect, call, close", "connects", "connection", warm_up=2, seconds=0.5),
     "idle": Case("50 idle connections", "idle", "connection", warm_up=50, rounds=0),
 }
-GROWTH = {"40 MB / 10 MB": ("text40", "text10"), "100 MB / 10 MB": ("text100", "text10")}
-"""Times to be compared with each other, within one contender: 4 and 10 where the cost is linear."""
+GROWTH = {"40/10 MB": ("text40", "text10"), "100/10 MB": ("text100", "text10")}
+"""Costs to be compared with each other, within one contender: 4 and 10 where they are linear."""
 
 # What a new process has to pay until it knows the answer to its first call: CPU time, beyond that of bare Python.
 # SERVER stands for the server's command. Who runs it, what it is called, and what it runs.

@@ -22,6 +22,7 @@ import os
 import platform
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -142,7 +143,8 @@ def _row(record: Record, limit: Record) -> Answer:
         return {"error": error}
     mine, theirs = record.counting, limit.counting
     row: Answer = {item: median(answer[item] for answer in mine) for item in mine[0]}
-    row["rounds"], row["best"] = len(mine), min(answer["wall"] for answer in mine)
+    row["rounds"] = len(mine)
+    row["best"] = {item: min(answer[item] for answer in mine) for item in ("wall", "cpu")}
     pairs = list(zip(mine, theirs, strict=True)) if len(mine) == len(theirs) else list(product(mine, theirs))
     for item in ("wall", "cpu"):
         ratios = [ours[item] / its[item] for ours, its in pairs if its[item]]
@@ -152,13 +154,14 @@ def _row(record: Record, limit: Record) -> Answer:
 
 
 def growth_of(rows: list[Answer]) -> list[Answer]:
-    """Return how many times as long a larger result takes, for each contender; the best rounds are compared."""
+    """Return how many times as much a larger result costs, for each contender; the best rounds are compared."""
     best = {(row["contender"], row["case"]): row["best"] for row in rows if "best" in row}
     found = []
     for name in ENTRIES:
         growth = {
-            title: best[name, larger] / best[name, smaller]
+            f"{title} {item}": best[name, larger][item] / best[name, smaller][item]
             for title, (larger, smaller) in GROWTH.items()
+            for item in ("wall", "cpu")
             if (name, larger) in best and (name, smaller) in best
         }
         if growth:
@@ -178,17 +181,26 @@ def done():
 
 
 def start_up(rounds: int) -> list[Answer]:
-    """Return the CPU milliseconds and the memory that each start takes beyond bare Python, files being in memory."""
+    """Return the CPU milliseconds and the memory that each start takes beyond bare Python.
+
+    All is compiled and in the page cache: the first start of each, which sees to that, does not count.
+    """
+    with tempfile.TemporaryDirectory() as cache:
+        env = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+        return _start_up(rounds, {**env, "PYTHONPYCACHEPREFIX": cache})
+
+
+def _start_up(rounds: int, env: dict[str, str]) -> list[Answer]:
     there = {key: start for key, start in STARTS.items() if is_there(start[1])}
     found: dict[str, list[tuple[float, float]]] = {key: [] for key in there}
     for number in range(rounds + 1):
         bare = (0.0, 0.0)
         for key, (_, peer, script) in there.items():
             command = [python_for(peer), "-c", _START.format(server=SERVER) + script]
-            cpu, rss = map(float, subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout.split())
+            cpu, rss = map(float, subprocess.check_output(command, env=env).split())
             if key == "bare":
                 bare = cpu, rss
-            if number:  # the first fills the caches
+            if number:
                 found[key].append((cpu, rss) if key == "bare" else (cpu - bare[0], rss - bare[1]))
     return [
         {
@@ -263,8 +275,9 @@ def duration(seconds: float) -> str:
 
 def show_growth(found: list[Answer]) -> str:
     """Return how the cost of a result grows with its size."""
-    lines = [[label(row), *(f"{row[title]:.1f}" if title in row else "-" for title in GROWTH)] for row in found]
-    return table(["growth with the size of a result", *GROWTH], lines)
+    columns = [f"{title} {item}" for title in GROWTH for item in ("wall", "cpu")]
+    lines = [[label(row), *(f"{row[title]:.1f}" if title in row else "-" for title in columns)] for row in found]
+    return table(["growth with the size of a result", *columns], lines)
 
 
 def show_starts(found: list[Answer]) -> str:

@@ -132,7 +132,7 @@ def test_a_reference_to_the_network_is_refused_and_never_followed() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.setblocking(False)
         schema = {"$ref": f"http://127.0.0.1:{listener.getsockname()[1]}/schema.json"}
-        with calling(structured({"x": 1}), schema) as client, pytest.raises(RemoteProtocolError, match="cannot be used"):
+        with calling(structured({"x": 1}), schema) as client, pytest.raises(RemoteProtocolError, match="cannot be"):
             client.call_tool("t")
         with pytest.raises(BlockingIOError):  # nobody has knocked
             listener.accept()

@@ -6,6 +6,7 @@ import gc
 import os
 import subprocess
 import sys
+import threading
 import time
 import warnings
 import weakref
@@ -14,7 +15,7 @@ from textwrap import dedent
 
 import pytest
 
-from mcp_sync import JSONRPCError, MCPConnectionError, MCPTimeoutError, MemoryTransport
+from mcp_sync import JSONRPCError, MCPConnectionError, MCPSession, MCPTimeoutError, MemoryTransport
 from mcp_sync.deadlines import Deadline
 from mcp_sync.engine import lifetimes
 from mcp_sync.engine.lifetimes import close_when_forgotten, tell_of_forks
@@ -31,6 +32,7 @@ class Thing:
     def __init__(self) -> None:
         self.over = False
         self.closed = 0
+        self.ended = threading.Event()
 
     def hang_up(self, deadline: Deadline) -> None:
         pass
@@ -38,29 +40,22 @@ class Thing:
     def close(self, deadline: Deadline) -> None:
         self.over = True
         self.closed += 1
+        self.ended.set()
 
 
 class Holder:
     """What a user holds."""
 
 
-def await_closed(thing: Thing) -> None:
-    patience = Deadline(T)
-    while not thing.closed:  # on the janitor's thread
-        assert not patience.expired
-        time.sleep(0)
-
-
 # -- forgotten -------------------------------------------------------------------------------------------------------
 
 
 def test_what_is_behind_a_forgotten_object_is_closed_with_a_warning() -> None:
-    holder, behind = Holder(), Thing()
-    close_when_forgotten(holder, behind, "<Holder>")
+    held, behind = [Holder()], Thing()
+    close_when_forgotten(held[0], behind, "<Holder>")
     with pytest.warns(ResourceWarning, match="<Holder> was never closed"):
-        del holder
-        gc.collect()
-    await_closed(behind)
+        held.clear()
+    assert behind.ended.wait(T)
     assert behind.closed == 1
 
 
@@ -76,7 +71,7 @@ def test_it_is_closed_even_where_the_warning_is_an_error() -> None:
             gc.collect()
     finally:
         sys.unraisablehook = hook
-    await_closed(behind)
+    assert behind.ended.wait(T)
     assert len(unraisable) == 1
 
 
@@ -93,7 +88,7 @@ def test_what_was_closed_in_the_proper_way_or_has_ended_is_no_matter_for_a_warni
         behind.over = True
         del holder
         gc.collect()
-        await_closed(behind)
+        assert behind.ended.wait(T)
 
 
 def test_a_session_that_is_part_of_a_cycle_is_closed_whoever_runs_the_collector() -> None:
@@ -103,17 +98,21 @@ def test_a_session_that_is_part_of_a_cycle_is_closed_whoever_runs_the_collector(
         session = transport.create_session(T)
         session.itself = session  # type: ignore[attr-defined]
         keep_calling = transport.create_session(T)
+        del session
         with pytest.warns(ResourceWarning, match="MCPSession"):
-            del session
-            thresholds = gc.get_threshold()
-            gc.set_threshold(1, 1, 1)
-            try:
-                for n in range(50):
-                    assert keep_calling.send_request("echo", {"n": n}) == {"n": n}
-            finally:
-                gc.set_threshold(*thresholds)
-            gc.collect()
+            call_while_collecting(keep_calling)
         keep_calling.close()
+
+
+def call_while_collecting(session: MCPSession) -> None:
+    thresholds = gc.get_threshold()
+    gc.set_threshold(1, 1, 1)
+    try:
+        for n in range(50):
+            assert session.send_request("echo", {"n": n}) == {"n": n}
+    finally:
+        gc.set_threshold(*thresholds)
+    gc.collect()
 
 
 def test_a_session_that_is_forgotten_is_gone_at_once_whatever_was_said_and_whatever_failed() -> None:

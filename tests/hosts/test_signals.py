@@ -4,21 +4,31 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 
 import pytest
 
-from hosts.nursery import CLIENT, SESSION, Script, Scripts, Servers, until
+from hosts.nursery import SESSION, Script, Scripts, Servers, until
 
 AT_ONCE = 1.0
 """FAULTS.md, I16, wants 0.2 s; the rest is for a busy machine."""
 
-CONSEQUENCES = """
-def when_pending(n):
-    while session.counters["pending"] < n: time.sleep(0.001)
-    say("waiting")
-def watch(n):
-    threading.Thread(target=when_pending, args=(n,)).start()
+WATCH = """
+import sys
+waits = {"wait", "take", "_await_room", "join", "_wait_for_tstate_lock"}
+def watch(pending=0):
+    "Say so when the main thread waits in one of these functions, and so many calls are pending."
+    begun, seen = threading.Event(), 0
+    def look():
+        begun.wait()
+        steady = 0
+        while steady < 5:
+            frame = sys._current_frames()[threading.main_thread().ident]
+            waiting = frame.f_code.co_name in waits and (not pending or session.counters["pending"] >= pending)
+            steady = steady + 1 if waiting else 0
+            time.sleep(0.002)
+        say("waiting")
+    threading.Thread(target=look).start()
+    begun.set()
 def interrupted():
     say("interrupted", time.monotonic())
 def all_threads_end():
@@ -48,7 +58,7 @@ def assert_ended_well(script: Script, servers: Servers) -> None:
 
 def test_ctrl_c_ends_a_call_at_once_and_the_session_is_usable(python: str, scripts: Scripts, servers: Servers) -> None:
     text = """
-watch(1)
+watch()
 try: tool("hang")
 except KeyboardInterrupt: interrupted()
 assert session.counters["pending"] == 0
@@ -56,7 +66,7 @@ assert tool("add", a=20, b=3) == "23"
 session.close()
 all_threads_end()
 """
-    script = scripts.start(SESSION + CONSEQUENCES + text, servers.command(), python)
+    script = scripts.start(SESSION + WATCH + text, servers.command(), python)
     script.wait_for("waiting")
     interrupt(script)
     assert_ended_well(script, servers)
@@ -64,14 +74,14 @@ all_threads_end()
 
 def test_ctrl_c_tells_the_server_that_nobody_waits_any_more(scripts: Scripts, servers: Servers, tmp_path) -> None:
     text = """
-watch(1)
+watch()
 try: tool("slow", seconds=0.5)
 except KeyboardInterrupt: interrupted()
 assert tool("slow", seconds=0.6) == "slept"
 assert session.counters["cancelled"] == 1
 assert session.counters["dropped_late"] == 1
 """
-    script = scripts.start(SESSION + CONSEQUENCES + text, servers.command())
+    script = scripts.start(SESSION + WATCH + text, servers.command())
     script.wait_for("waiting")
     interrupt(script)
     assert_ended_well(script, servers)
@@ -82,13 +92,13 @@ def test_ctrl_c_ends_every_way_to_wait(waiting: str, python: str, scripts: Scrip
     text = f"""
 import concurrent.futures
 future = session.submit_request("tools/call", {{"name": "hang"}})
-watch(1)
+watch()
 try: {waiting}
 except KeyboardInterrupt: interrupted()
 assert future.cancel()
 assert tool("add", a=20, b=3) == "23"
 """
-    script = scripts.start(SESSION + CONSEQUENCES + text, servers.command(), python)
+    script = scripts.start(SESSION + WATCH + text, servers.command(), python)
     script.wait_for("waiting")
     interrupt(script)
     assert_ended_well(script, servers)
@@ -98,15 +108,14 @@ def test_ctrl_c_ends_receiving_a_message(python: str, scripts: Scripts, servers:
     text = """
 from mcp_sync import StdioTransport
 with StdioTransport(COMMAND) as transport:
-    say("waiting")
+    watch()
     try: transport.receive_message()
     except KeyboardInterrupt: interrupted()
     transport.send_message({"jsonrpc": "2.0", "id": 1, "method": "server/discover"})
     assert transport.receive_message()["id"] == 1
 """
-    script = scripts.start(CONSEQUENCES + text, servers.command(), python)
+    script = scripts.start(WATCH + text, servers.command(), python)
     script.wait_for("waiting")
-    time_for_it_to_wait(script)
     interrupt(script)
     assert_ended_well(script, servers)
 
@@ -115,7 +124,7 @@ def test_ctrl_c_ends_a_write_to_a_server_that_reads_nothing(python: str, scripts
     text = """
 tool("hold")
 big = "x" * 1_000_000
-say("waiting")
+watch()
 try: tool("add", a=big, b=big)
 except KeyboardInterrupt: interrupted()
 try: tool("add", timeout=0.3, a=1, b=1)  # behind the rest of the big one, which nobody reads
@@ -123,9 +132,8 @@ except MCPError as error: say(type(error).__name__)
 session.close()
 all_threads_end()
 """
-    script = scripts.start(SESSION + CONSEQUENCES + text, servers.command(), python)
+    script = scripts.start(SESSION + WATCH + text, servers.command(), python)
     script.wait_for("waiting")
-    time_for_it_to_wait(script)
     interrupt(script)
     assert_ended_well(script, servers)
     assert script.lines[-1] == "MCPTimeoutError"
@@ -144,7 +152,7 @@ all_threads_end()
 say("clean")
 signal.pause()
 """
-    script = scripts.start(CONSEQUENCES + text, servers.command(*manners), python)
+    script = scripts.start(WATCH + text, servers.command(*manners), python)
     assert until(servers.alive), script.stderr
     interrupt(script)
     script.wait_for("clean")
@@ -164,7 +172,7 @@ assert client.call_tool("add", {"a": 20, "b": 3}).text == "23"
 client.close()
 all_threads_end()
 """
-    script = scripts.start(CONSEQUENCES + text, servers.command("late=0.6"))
+    script = scripts.start(WATCH + text, servers.command("late=0.6"))
     assert until(servers.alive), script.stderr
     interrupt(script)
     assert_ended_well(script, servers)
@@ -175,7 +183,7 @@ def test_ctrl_c_ends_closing_at_once_and_closing_again_finishes_it(
     python: str, scripts: Scripts, servers: Servers
 ) -> None:
     text = """
-say("waiting")
+watch()
 try: session.close()
 except KeyboardInterrupt: interrupted()
 try: tool("add", a=1, b=1)
@@ -185,9 +193,8 @@ all_threads_end()
 say("clean")
 signal.pause()
 """
-    script = scripts.start(SESSION + CONSEQUENCES + text, servers.command("linger=1"), python)
+    script = scripts.start(SESSION + WATCH + text, servers.command("linger=1"), python)
     script.wait_for("waiting")
-    time_for_it_to_wait(script)
     interrupt(script)
     script.wait_for("clean")
     assert servers.gone(0.5)
@@ -208,7 +215,7 @@ except KeyboardInterrupt: interrupted()
 for thread in threads: thread.join()
 assert sorted(answers) == ["0", "2", "4", "6"] + ["slept"] * 4, answers
 """
-    script = scripts.start(SESSION + CONSEQUENCES + text, servers.command(), python)
+    script = scripts.start(SESSION + WATCH + text, servers.command(), python)
     script.wait_for("waiting")
     interrupt(script)
     assert_ended_well(script, servers)
@@ -217,7 +224,7 @@ assert sorted(answers) == ["0", "2", "4", "6"] + ["slept"] * 4, answers
 def test_ctrl_c_that_nobody_catches_ends_the_script_as_it_should(
     python: str, scripts: Scripts, servers: Servers
 ) -> None:
-    script = scripts.start(f"{SESSION}{CONSEQUENCES}watch(1)\ntool('hang')", servers.command(), python)
+    script = scripts.start(f"{SESSION}{WATCH}watch()\ntool('hang')", servers.command(), python)
     script.wait_for("waiting")
     script.signal(signal.SIGINT)
     ended = script.end()
@@ -232,12 +239,12 @@ def test_a_terminals_ctrl_c_reaches_the_script_and_not_its_server(scripts: Scrip
 server = json.loads(tool("whoami"))
 assert server["parent"] == os.getpid()
 assert server["session"] == server["pid"] != os.getsid(0)
-watch(1)
+watch()
 try: tool("hang")
 except KeyboardInterrupt: interrupted()
 assert json.loads(tool("whoami")) == server
 """
-    script = scripts.start(SESSION + CONSEQUENCES + text, servers.command())
+    script = scripts.start(SESSION + WATCH + text, servers.command())
     script.wait_for("waiting")
     os.killpg(script.process.pid, signal.SIGINT)  # as a terminal does: to the whole process group
     script.wait_for("interrupted")
@@ -347,7 +354,7 @@ gc.collect()
 deadline = time.monotonic() + 5
 while not settled() and time.monotonic() < deadline: time.sleep(0.01)
 assert threading.active_count() == 1, threading.enumerate()
-assert not children()
+assert not children(), os.popen("ps -o pid,ppid,stat,args").read()
 assert len(os.listdir("/dev/fd")) == descriptors, os.listdir("/dev/fd")
 say("storm", interruptions)
 """
@@ -367,8 +374,3 @@ client.close()
 """
     script = scripts.start(STORM + text, servers.command())
     assert_ended_well(script, servers)
-
-
-def time_for_it_to_wait(script: Script) -> None:
-    """Give a script the moment that it takes from saying so to waiting; nothing in it could tell us better."""
-    until(lambda: script.process.poll() is not None, 0.1)

@@ -1,0 +1,36 @@
+"""Interrupts: Ctrl-C comes as an exception, between any two steps of the main thread, and must leave nothing half done.
+
+Most code need not care: whoever waits is in a ``try``, and leaves properly. Three things are left: a lock that was taken
+with a timeout (``let_go``), the complaint of ``Condition.wait`` about a lock that it just lost (``what_broke``), and work
+that must not be cut in two (``dispatch.uninterrupted``).
+"""
+
+from __future__ import annotations
+
+import threading
+
+
+def let_go(lock: threading.RLock) -> None:
+    """Give back what the calling thread holds of a lock, if anything; for when Ctrl-C may have kept it from doing so.
+
+    Between taking a lock with a timeout and the ``try`` that follows, or between the end of that and giving it back,
+    nothing but the lock itself knows who has it. An RLock does, and says so.
+    """
+    try:
+        while True:
+            lock.release()
+    except RuntimeError:
+        pass  # this thread does not hold it
+
+
+def what_broke(broken: RuntimeError) -> BaseException:
+    """Return the Ctrl-C that came where ``Condition.wait`` could only complain about its lock (cpython issue 29988)."""
+    return broken.__context__ if isinstance(broken.__context__, KeyboardInterrupt) else broken
+
+
+def await_event(event: threading.Event, seconds: float | None = None) -> bool:
+    """Wait for an event; False: the seconds passed first. Ctrl-C comes out as what it is."""
+    try:
+        return event.wait(seconds)
+    except RuntimeError as broken:
+        raise what_broke(broken) from None
