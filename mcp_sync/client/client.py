@@ -111,7 +111,7 @@ class Client:
         """Be as new: at first, and in a forked child, where locks may be held by nobody."""
         self._lock = threading.Lock()  # guards _asker, _opening, _closed, _closed_properly, _subscriptions
         self._connecting = threading.RLock()  # guards the making of a connection, so that there is one
-        self._listing = threading.Lock()  # guards the looking up of output schemas, so that it is done once
+        self._listing = threading.RLock()  # guards the looking up of output schemas, so that it is done once
         self._asker: Asker | None = None
         self._opening: Peer | None = None
         self._closed = False

@@ -108,14 +108,20 @@ class Task:
             wanted = self.state.get("pollIntervalMs")
             seconds = wanted / 1000 if isinstance(wanted, (int, float)) and wanted > 0 else pause
             if seconds >= deadline.remaining:
-                raise MCPTimeoutError(
-                    f"task {self.task_id} is still {self.status} (limit {deadline.limit:g} s); it goes on",
-                    details={"task": self.task_id, "limit": deadline.limit, "elapsed": round(deadline.elapsed, 3)},
-                )
+                raise self._still_going(deadline)
             threading.Event().wait(seconds)
             pause = min(pause * 2, LONGEST_POLL_SECONDS)
-            self.state = self._ask("tasks/get", deadline)
+            try:
+                self.state = self._ask("tasks/get", deadline)
+            except MCPTimeoutError as late:
+                raise self._still_going(deadline) from late
         return self._outcome()
+
+    def _still_going(self, deadline: Deadline) -> MCPTimeoutError:
+        return MCPTimeoutError(
+            f"task {self.task_id} is still {self.status} (limit {deadline.limit:g} s); it goes on",
+            details={"task": self.task_id, "limit": deadline.limit, "elapsed": round(deadline.elapsed, 3)},
+        )
 
     def _give_input(self, deadline: Deadline) -> None:
         """Answer what the server asks; each key once, for it may be listed until the answer has sunk in."""

@@ -37,6 +37,8 @@ log = logging.getLogger("mcp_sync")
 
 FINISH_SECONDS = 5.0
 """For ending what is behind a pipe that ended by itself; ``close`` may bring it forward."""
+EVENTS_SECONDS = 1.0
+"""How long after the end observers that are not up to date are still told of what they have missed."""
 
 
 class Sink(Protocol):
@@ -78,7 +80,7 @@ class Channel(ABC):
         self.kind = kind
         self.threads = threads or name
         self.lane = Lane(f"mcp-{self.threads}-lane", backlog)
-        self.events = Lane(f"mcp-{self.threads}-events")
+        self.events = Lane(f"mcp-{self.threads}-events", grace=EVENTS_SECONDS)
         self.feed = Feed(observers, self.events.offer)
 
     @abstractmethod

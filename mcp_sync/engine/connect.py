@@ -62,8 +62,9 @@ def converse(
         MCPTimeoutError: The deadline passed.
         RemoteProtocolError: There is no protocol version in common.
     """
-    peer = Peer(channel, introduction.handler, limits)
+    whole: Channel | Peer = channel
     try:
+        whole = peer = Peer(channel, introduction.handler, limits)
         if relay is None:
             channel.start(peer)
         else:
@@ -79,7 +80,7 @@ def converse(
             peer.notify(agreement.greeting, None, deadline)
         channel.feed.emit(Connected(peer.name, agreement.era.version))
     except BaseException as error:
-        peer.close(Deadline(max(CLOSE_LATE_SECONDS, min(closing_time(error), deadline.remaining))))
+        whole.close(Deadline(max(CLOSE_LATE_SECONDS, min(closing_time(error), deadline.remaining))))
         if isinstance(error, (MCPConnectionError, MCPTimeoutError)):
             raise error.about("cannot connect", may_have_run=False, phase="connect") from error.__cause__
         raise

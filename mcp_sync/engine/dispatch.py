@@ -165,7 +165,8 @@ def run_guarded(job: Job) -> None:
 class Lane:
     """Runs jobs one at a time and in order, on a thread that starts with the first and retires when idle.
 
-    A job that was ``offered`` may be dropped, when more of them wait than the limits allow or when the lane closes.
+    A job that was ``offered`` may be dropped, when more of them wait than the limits allow or when the lane closes and
+    has no grace, or no more.
     A job that was ``posted`` always runs.
 
     Threads: one worker, ``name``; it refers to the lane, never to those who post.
@@ -175,18 +176,21 @@ class Lane:
         name: The worker's name.
         backlog: How many offered jobs may wait.
         backlog_bytes: How large the offered jobs that wait may be in sum, by the size their callers give.
+        grace: For how many seconds after closing offered jobs that wait are still begun, at most until the deadline.
     """
 
-    def __init__(self, name: str, backlog: int = 1000, backlog_bytes: int = 8 << 20) -> None:
+    def __init__(self, name: str, backlog: int = 1000, backlog_bytes: int = 8 << 20, grace: float = 0.0) -> None:
         self._name = name
         self._backlog = backlog
         self._backlog_bytes = backlog_bytes
+        self._grace = grace
         self._jobs: queue.Queue[tuple[Job, int | None]] = queue.Queue()
-        self._lock = threading.Lock()  # guards _offered, _offered_bytes, _worker, _closed
+        self._lock = threading.Lock()  # guards _offered, _offered_bytes, _worker, _closed, _last_orders
         self._offered = 0
         self._offered_bytes = 0
         self._worker: threading.Thread | None = None
         self._closed = False
+        self._last_orders: Deadline | None = None
 
     @property
     def is_current(self) -> bool:
@@ -220,18 +224,19 @@ class Lane:
         return True
 
     def close(self, deadline: Deadline) -> None:
-        """Run what was posted, drop what was offered, and wait for the worker to end."""
+        """Run what was posted, drop what was offered when the grace is over, and wait for the worker to end."""
         with self._lock:
-            worker, already = self._worker, self._closed
-            self._closed = True
-            if worker is not None and not already:
-                self._jobs.put((_stop, None))
+            worker, self._closed = self._worker, True
+            if self._last_orders is None:
+                self._last_orders = deadline.sooner(self._grace)
+            if worker is not None:
+                self._jobs.put((_stop, None))  # each time: Ctrl-C may have kept the first from doing so
         if not exiting():
             join(worker, deadline)
 
     def _work(self) -> None:
         with self._lock:
-            if self._worker is None:  # Ctrl-C kept start_thread from returning
+            if self._worker is None and not self._closed:  # Ctrl-C kept start_thread from returning
                 self._worker = threading.current_thread()
         while self.is_current:
             try:
@@ -250,7 +255,7 @@ class Lane:
         with self._lock:
             self._offered -= 1
             self._offered_bytes -= size
-            return not self._closed
+            return self._last_orders is None or not self._last_orders.expired
 
     def _retire(self) -> bool:
         with self._lock:

@@ -192,14 +192,16 @@ class MCPTransport(ABC):
         if self._line is not None and not self._line.over:
             return
         self._end_line(Deadline(CLOSE_SECONDS))
-        line = _Line(self.dial(deadline), self._policies[Limits].pending)
+        whole: Channel | _Line
+        whole = channel = self.dial(deadline)
         try:
-            line.channel.start(line.relay)
+            whole = line = _Line(channel, self._policies[Limits].pending)
+            channel.start(line.relay)
             with self._doors.line:
                 self._line = line
                 self._closed_properly = close_when_forgotten(self, line, f"{self!r}")
         except BaseException as error:
-            line.close(Deadline(closing_time(error)))
+            whole.close(Deadline(closing_time(error)))
             raise
 
     def disconnect(self, timeout: float | None = None) -> None:

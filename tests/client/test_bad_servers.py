@@ -146,10 +146,16 @@ def test_noise_between_the_messages_is_skipped() -> None:
 
 
 def test_a_server_that_dies_between_two_calls_says_so_at_the_next_one() -> None:
-    with Client(server(DISCOVERED + "\nif method == 'bye': sys.exit('gone fishing')"), timeout=20) as client:
+    reaction = f"""
+        if method == "server/discover": {DISCOVERED}
+        elif method == "bye": sys.exit("gone fishing")
+    """
+    with Client(server(reaction), timeout=20) as client:
+        waiting = client.submit("never/answered")
         client.notify("bye")
+        assert isinstance(waiting.exception(20), MCPConnectionError)
         with pytest.raises(MCPConnectionError, match="ended with exit status 1.*gone fishing") as caught:
-            for _ in range(1000):
-                client.ping()
+            client.ping()
         assert caught.value.details["exit_status"] == 1
+        assert caught.value.may_have_run is False
         assert client.connect().connected

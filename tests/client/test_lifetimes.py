@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import gc
+import os
 import threading
 from concurrent.futures import ALL_COMPLETED, wait
 from typing import Any
 
 import pytest
 from client.children import program, server
-from client.scripted import HANDSHAKE, LATER, STATELESS, Asked, Scripted, text
+from client.scripted import HANDSHAKE, LATER, STATELESS, Asked, Scripted
 
 from mcp_sync import Client, MCPConnectionError
+from mcp_sync.deadlines import Deadline
 
 ERAS = pytest.mark.parametrize("era", [STATELESS, HANDSHAKE])
 
@@ -47,21 +49,17 @@ def test_closing_fails_every_call_in_flight_and_says_why(era: str) -> None:
 
 @ERAS
 def test_a_client_may_be_closed_in_each_of_its_callbacks(era: str) -> None:
-    def elicit(asked: Any) -> Any:
-        clients[-1].close()
-
     def answer(ask: Asked) -> Any:
         ask.report(1)
         return LATER
 
     scripted = Scripted({"tools/call": answer}, era=era)
-    clients = [Client(scripted, on_notification=lambda news: clients[-1].close()), Client(scripted, elicitation=elicit)]
     over = threading.Event()
-    with clients[0], pytest.raises(MCPConnectionError, match="closed"):
-        clients.append(clients[0])
-        future = clients[0].submit_tool("t")
+    noting = Client(scripted, on_notification=lambda news: noting.close())
+    with noting:
+        future = noting.submit_tool("t")
         scripted.tell("notifications/custom")
-        future.result(10)
+        assert "closed" in str(future.exception(10))
     with Client(scripted) as client, pytest.raises(MCPConnectionError, match="closed"):
         client.call_tool("t", on_progress=lambda *report: client.close())
     with Client(scripted) as client:
@@ -70,6 +68,24 @@ def test_a_client_may_be_closed_in_each_of_its_callbacks(era: str) -> None:
         future.cancel()
         assert over.wait(10)
         assert not client.connected
+
+
+@ERAS
+def test_a_client_may_be_closed_while_it_answers_the_server(era: str) -> None:
+    def answer(ask: Asked) -> Any:
+        if era == STATELESS:
+            return {"resultType": "input_required", "inputRequests": {"a": {"method": "roots/list"}}}
+        scripted.line.send({"jsonrpc": "2.0", "id": "s", "method": "roots/list"}, Deadline(5))
+        return LATER
+
+    def leave() -> list[str]:
+        client.close()
+        return []
+
+    scripted = Scripted({"tools/call": answer}, era=era)
+    client = Client(scripted, roots=leave)
+    with client, pytest.raises(MCPConnectionError, match="closed"):
+        client.call_tool("t")
 
 
 def test_closing_from_many_threads_at_once_is_closing_once() -> None:
@@ -84,19 +100,25 @@ def test_closing_from_many_threads_at_once_is_closing_once() -> None:
 
 
 def test_a_forgotten_client_is_closed_with_a_warning() -> None:
-    client = Client(server(), timeout=20).connect()
-    pid = client.transport and client._asker and client._asker.peer.explain()["pid"]
-    assert isinstance(pid, int)
-    with pytest.warns(ResourceWarning, match=r"<Client .*> was never closed; use it in a with statement"):
-        del client
+    def forget() -> None:
+        Client(server(), timeout=20).connect()
         gc.collect()
+
+    with pytest.warns(ResourceWarning, match=r"<Client .*> was never closed; use it in a with statement"):
+        forget()
 
 
 def test_a_forgotten_client_that_is_part_of_a_circle_is_closed_too() -> None:
-    client = Client(Scripted(), on_notification=lambda news: client.close()).connect()
-    with pytest.warns(ResourceWarning, match="was never closed"):
-        del client
+    def forget() -> None:
+        client = Client(Scripted(), on_notification=lambda news: client.close())
+        client.connect()
+
+    def forget_for_good() -> None:
+        forget()
         gc.collect()
+
+    with pytest.warns(ResourceWarning, match="was never closed"):
+        forget_for_good()
 
 
 def test_a_closed_client_is_forgotten_without_a_word() -> None:
@@ -123,13 +145,7 @@ def test_a_program_that_forgets_to_close_still_ends_and_its_server_too() -> None
     assert words == "hello"
     assert "Traceback" not in done.stderr
     with pytest.raises(ProcessLookupError):
-        _signal_nothing(int(pid))
-
-
-def _signal_nothing(pid: int) -> None:
-    import os
-
-    os.kill(pid, 0)
+        os.kill(int(pid), 0)  # no signal, only the question whether there is such a process
 
 
 FORKING = """
@@ -142,7 +158,7 @@ FORKING = """
     stop = threading.Event()
 
     def busy():
-        while not stop.is_set():
+        while not stop.wait(0.001):  # a pause, or three busy threads starve the children of a small machine
             assert client.call_tool("busy").text == "busy"
 
     threads = [threading.Thread(target=busy, daemon=True) for _ in range(3)]
@@ -212,6 +228,41 @@ def test_a_future_of_the_parent_fails_in_a_forked_child_and_comes_in_the_parent(
         print("fine")
         """,
         *server(held),
+    )
+    assert (done.returncode, done.stdout) == (0, "fine\n"), done.stderr
+
+
+def test_a_subscription_of_the_parent_breaks_off_in_a_forked_child() -> None:
+    old = """
+        if method == "initialize":
+            answer(id, result={"protocolVersion": "2025-11-25", "capabilities": {}, "serverInfo": {}})
+        elif method == "ping":
+            tell("notifications/tools/list_changed")
+            answer(id, result={})
+        elif id is not None:
+            answer(id, error={"code": -32601, "message": "no"})
+    """
+    done = program(
+        """
+        import os, sys
+        from mcp_sync import Client, ForkedClientError
+
+        client = Client(sys.argv[1:], timeout=20)
+        news = client.listen(tools_list_changed=True)
+        child = os.fork()
+        if child == 0:
+            try:
+                news.next(10)
+            except ForkedClientError:
+                os._exit(0)
+            os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        client.ping()
+        assert news.next(10).method == "notifications/tools/list_changed"
+        client.close()
+        print("fine")
+        """,
+        *server(old),
     )
     assert (done.returncode, done.stdout) == (0, "fine\n"), done.stderr
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import queue
+import threading
 from typing import Any, ClassVar
 
 import pytest
@@ -52,9 +52,16 @@ class Line:
 class Simple:
     """Shape one: read, write, close."""
 
-    @functools.cached_property
+    def __init__(self) -> None:
+        self._lines: list[Line] = []
+        self._lock = threading.Lock()
+
+    @property
     def line(self) -> Line:
-        return Line()
+        with self._lock:
+            if not self._lines:
+                self._lines.append(Line())
+            return self._lines[0]
 
     def read(self) -> str:
         data = self.line.back.get()

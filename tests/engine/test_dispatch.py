@@ -135,6 +135,20 @@ def test_closing_a_lane_runs_what_was_posted_and_drops_what_was_offered(lane: La
     assert seen == ["posted"]
 
 
+def test_closing_a_lane_with_grace_still_runs_what_was_offered_before() -> None:
+    lane = Lane("mcp-test-lane", grace=T)
+    gate, seen = Gate(), []
+    lane.post(gate)
+    assert gate.entered.wait(T)
+    lane.offer(lambda: seen.append("offered"))
+    closing = start_thread("mcp-test-closing", lane.close, Deadline(T))
+    while lane.offer(lambda: None):  # until close() has begun
+        pass
+    gate.open()
+    assert join(closing, Deadline(T))
+    assert seen == ["offered"]
+
+
 def test_on_a_closed_lane_a_post_runs_here_and_now_and_an_offer_is_declined(lane: Lane) -> None:
     lane.close(Deadline(T))
     seen: list[str] = []

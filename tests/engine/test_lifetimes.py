@@ -168,7 +168,8 @@ def run(script: str, timeout: float = 20.0) -> tuple[subprocess.CompletedProcess
     """Run a script to its end; return what it did, and the seconds from its last printed word to its end."""
     program = dedent(PREAMBLE) + dedent(script)
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=timeout, env=env)
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", program]  # 3.12 has one against forks
+    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=env)
     ended = time.monotonic()
     began = float(done.stdout.split()[-1]) if done.stdout.split() else ended
     return done, ended - began

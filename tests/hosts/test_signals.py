@@ -342,25 +342,28 @@ def children():
         return True
     except ChildProcessError:
         return False
+def threads():
+    "Those that run; one that Ctrl-C kept from starting is listed for ever."
+    return [thread for thread in threading.enumerate() if thread.is_alive()]
 def settled():
-    return threading.active_count() == 1 and not children()
+    return len(threads()) == 1 and not children()
 transport.create_session().close()
 descriptors = len(os.listdir("/dev/fd"))
 interruptions = 0
 for n in range(60):
-    interruptions += interrupted(lambda: transport.create_session().close(), 0.07)
+    interruptions += interrupted(lambda: transport.create_session().close(), 0.04)
 import gc
 gc.collect()
 deadline = time.monotonic() + 5
 while not settled() and time.monotonic() < deadline: time.sleep(0.01)
-assert threading.active_count() == 1, threading.enumerate()
-assert not children(), os.popen("ps -o pid,ppid,stat,args").read()
+assert len(threads()) == 1, threads()
+assert not children(), os.popen(f"ps --ppid {os.getpid()} -o pid,stat,args").read()
 assert len(os.listdir("/dev/fd")) == descriptors, os.listdir("/dev/fd")
 say("storm", interruptions)
 """
     script = scripts.start(STORM + text, servers.command(), python)
     assert_ended_well(script, servers)
-    assert int(script.said("storm")[0]) > 20
+    assert int(script.said("storm")[0]) > 15
 
 
 def test_models_whose_import_was_interrupted_can_be_imported_again(scripts: Scripts, servers: Servers) -> None:
