@@ -7,7 +7,7 @@ waits on its own thread, and for a future on whichever thread the news arrive.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
@@ -69,6 +69,32 @@ class Asker:
                 steps += 1
             except StopIteration as end:
                 return end.value, steps == 1
+
+    def pages(self, method: str, key: str, deadline: Deadline) -> Iterator[dict[str, Any]]:
+        """Yield the items of every page (server/utilities/pagination).
+
+        Raises:
+            RemoteProtocolError: A page is not valid, or a cursor comes back: there would be no end.
+            MCPError: As ``ask``; the deadline is for all pages.
+        """
+        seen: set[str] = set()
+        params: dict[str, Any] | None = None
+        while True:
+            page = self.ask(Question(method, params), deadline)
+            items = page.get(key)
+            if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+                raise RemoteProtocolError(f"{method}: the server's result has no list of objects named {key!r}")
+            yield from items
+            cursor = page.get("nextCursor")
+            # An empty cursor is one like any other since 2026-07-28; before, some servers mean the end by it.
+            if cursor is None or (cursor == "" and self.peer.agreement.era.server_asks):
+                return
+            if not isinstance(cursor, str):
+                raise RemoteProtocolError(f"{method}: the server's nextCursor is {cursor!r:.80}, not a string")
+            if cursor in seen:
+                raise RemoteProtocolError(f"{method}: the server's pages never end, the cursor {cursor!r} came twice")
+            seen.add(cursor)
+            params = {"cursor": cursor}
 
     def submit(self, question: Question[R], deadline: Deadline) -> CallFuture[R]:
         """Ask, and return a future of the final result."""

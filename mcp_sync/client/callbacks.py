@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("mcp_sync")
 
+ACKNOWLEDGED = "notifications/subscriptions/acknowledged"
+"""The beginning of a subscription; it is no news."""
+
 Sampling: TypeAlias = (
     "Callable[[types.CreateMessageRequestParams], str | Mapping[str, Any] | types.CreateMessageResult]"
 )
@@ -125,7 +128,7 @@ class Callbacks:
             listener(notification)
         if notification.method == "notifications/message" and self._on_log is not None:
             self._log(notification.params or {})
-        if self._on_notification is not None:
+        if self._on_notification is not None and notification.method != ACKNOWLEDGED:
             self._on_notification(notification)
 
     def closed(self, error: MCPError) -> None:

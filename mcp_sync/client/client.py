@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import importlib
-import os
-import pathlib
+import logging
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from inspect import signature
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from ..deadlines import Deadline, as_timeout
 from ..engine.caller import CallFuture, Question
@@ -19,33 +18,37 @@ from ..engine.dispatch import uninterrupted
 from ..engine.interrupts import let_go
 from ..engine.lifetimes import close_when_forgotten, tell_of_forks
 from ..engine.peer import Peer
-from ..exceptions import LocalProtocolError, MCPConnectionError, MCPError, MCPTimeoutError, RemoteProtocolError
-from ..policies import flag, unexpected_keyword
+from ..exceptions import JSONRPCError, LocalProtocolError, MCPConnectionError, MCPTimeoutError
+from ..policies import flag
 from ..protocol.eras import LOG_LEVELS, VERSIONS, Identity, Stateless
-from ..protocol.messages import Notification
 from ..protocol.negotiation import Agreement
-from ..transports.custom import CustomTransport, is_custom
-from ..transports.transport import CLOSE_SECONDS, MCPTransport
+from ..transports.transport import CLOSE_SECONDS
 from .asking import Asker
 from .cache import AnswerCache
 from .callbacks import Callbacks, Elicitation, OnLog, OnNotification, Roots, Sampling
+from .questions import (
+    OnProgress,
+    any_question,
+    checked_arguments,
+    checked_dict,
+    checked_info,
+    checked_name,
+    checked_uri,
+    one_of,
+    tool_question,
+)
+from .schemas import ToolIndex
 from .subscriptions import Subscription, make_filter
+from .targets import transport_to
 from .tasks import Task, created, declared
 
 if TYPE_CHECKING:
     import mcp_types as types
     from typing_extensions import Self
 
-    from .answers import OutputSchema, ToolResult
+    from .answers import ToolResult
 
-M = TypeVar("M")
-
-OnProgress = Callable[[float, "float | None", "str | None"], Any]
-
-SCHEMA_SECONDS = 5.0
-"""How long a result may be kept waiting for the list of tools that has its output schema."""
-
-_INTERPRETERS = {".py": [sys.executable], ".js": ["node"], ".mjs": ["node"]}
+log = logging.getLogger("mcp_sync")
 
 
 class Client:
@@ -56,8 +59,7 @@ class Client:
 
     Threads: those of the connection; callbacks run on a lane (log, notifications, progress: one at a time, in order)
     and on request threads (sampling, elicitation, roots: at once). Every method blocks at most its timeout.
-    Locks: ``_lock``, held for a few instructions; ``_connecting``, held while connecting, and ``_listing``, held while
-    tools are looked up, are acquired with the deadline.
+    Locks: ``_lock``, held for a few instructions; ``_connecting``, held while connecting, acquired with the deadline.
 
     Args:
         target: A command as a list (``["python", "server.py"]``), the path of a server script (``.py``, ``.js``), a
@@ -98,25 +100,24 @@ class Client:
         enable_response_caching: bool = True,
         **knobs: Any,
     ) -> None:
-        self.transport = _transport_to(target, knobs)
+        self.transport = transport_to(target, knobs, signature(Client).parameters.keys() - {"target", "knobs"})
         self.timeout = as_timeout(timeout, default=self.transport.timeout)
         self._callbacks = Callbacks(sampling, elicitation, roots, on_log, on_notification)
-        self._identity = Identity(_checked_info(client_info), self._callbacks.capabilities)
-        self._version = _one_of("protocol_version", protocol_version, VERSIONS)
-        self._level = _one_of("log_level", log_level, LOG_LEVELS)
+        self._identity = Identity(checked_info(client_info), self._callbacks.capabilities)
+        self._version = one_of("protocol_version", protocol_version, VERSIONS)
+        self._level = one_of("log_level", log_level, LOG_LEVELS)
         self._caching = flag("enable_response_caching", enable_response_caching)
         self._revive()
 
     def _revive(self) -> None:
         """Be as new: at first, and in a forked child, where locks may be held by nobody."""
-        self._lock = threading.Lock()  # guards _asker, _opening, _closed, _closed_properly, _subscriptions
+        self._lock = threading.Lock()  # guards _asker, _opening, _closed, _closed_properly, _watched
         self._connecting = threading.RLock()  # guards the making of a connection, so that there is one
-        self._listing = threading.RLock()  # guards the looking up of output schemas, so that it is done once
         self._asker: Asker | None = None
         self._opening: Peer | None = None
         self._closed = False
         self._closed_properly: Callable[[], None] = lambda: None
-        self._subscriptions: dict[str, Subscription] = {}
+        self._watched: dict[str, Subscription | None] = {}
         self._tools = ToolIndex()
         self._callbacks.listen(self._tools.overhear)
         self._cache = AnswerCache() if self._caching else None
@@ -225,6 +226,7 @@ class Client:
         if self._cache is not None:
             self._cache.forget()
         self._settle_log_level(asker, deadline)
+        self._watch_again(asker, deadline)
         with self._lock:
             if self._closed:
                 raise self._closed_error()
@@ -306,7 +308,7 @@ class Client:
         from . import answers
 
         deadline = self._deadline(timeout)
-        found = self._raw_tools(self._connected(deadline), deadline)
+        found = self._tools.tools(self._connected(deadline), deadline)
         return [answers.parse(answers.types.Tool, tool, "tools/list") for tool in found]
 
     def call_tool(
@@ -333,7 +335,7 @@ class Client:
             MCPConnectionError: The connection is over; ``may_have_run`` tells whether a repeat is safe.
             ProtocolError: One side said something that the protocol forbids.
         """
-        question = _tool_question(name, arguments, on_progress, meta)
+        question = tool_question(name, arguments, on_progress, meta)
         deadline = self._deadline(timeout)
         asker = self._connected(deadline)
         return self._tool_result(asker, name, asker.ask(question, deadline), deadline)
@@ -354,7 +356,7 @@ class Client:
         Raises:
             MCPConnectionError: There is no connection.
         """
-        question = _tool_question(name, arguments, on_progress, meta)
+        question = tool_question(name, arguments, on_progress, meta)
         deadline = self._deadline(timeout)
         asker = self._connected(deadline)
 
@@ -383,36 +385,47 @@ class Client:
         """Return what is in a resource: ``.contents``, each with ``text`` or ``blob``; raises as ``call_tool``."""
         from . import answers
 
-        raw = self.request("resources/read", {"uri": _checked_uri(uri)}, timeout)
+        raw = self.request("resources/read", {"uri": checked_uri(uri)}, timeout)
         return answers.parse(answers.types.ReadResourceResult, raw, "resources/read")
 
     def subscribe(self, uri: str, timeout: float | None = None) -> None:
-        """Have the server tell ``on_notification`` when a resource changes; raises as ``call_tool``."""
-        uri = _checked_uri(uri)
+        """Have the server tell ``on_notification`` when a resource changes; raises as ``call_tool``.
+
+        It goes on after a lost connection once there is another.
+        """
+        uri = checked_uri(uri)
         deadline = self._deadline(timeout)
-        asker = self._connected(deadline)
+        self._watch(self._connected(deadline), uri, deadline)
+
+    def _watch(self, asker: Asker, uri: str, deadline: Deadline) -> None:
+        subscription = None
         if asker.peer.agreement.era.server_asks:
             asker.ask(Question("resources/subscribe", {"uri": uri}), deadline)
-            return
-        wanted = make_filter({}, [uri])
-        subscription = Subscription.open(wanted, asker, self._callbacks, deadline, kept=0)  # on_notification tells
+        else:  # nothing is kept: on_notification tells
+            subscription = Subscription.open(make_filter({}, [uri]), asker, self._callbacks, deadline, kept=0)
         with self._lock:
-            before = self._subscriptions.pop(uri, None)
-            self._subscriptions[uri] = subscription
+            before, self._watched[uri] = self._watched.get(uri), subscription
         if before is not None:
             before.close()
 
+    def _watch_again(self, asker: Asker, deadline: Deadline) -> None:
+        """Subscribe on a new connection to what was subscribed to on the one before (basic/transports/stdio)."""
+        for uri in list(self._watched):
+            try:
+                self._watch(asker, uri, deadline)
+            except JSONRPCError as refused:
+                log.warning("%s can no longer be subscribed to: %s", uri, refused)
+
     def unsubscribe(self, uri: str, timeout: float | None = None) -> None:
         """Have the server no longer tell of changes of a resource; raises as ``call_tool``."""
-        uri = _checked_uri(uri)
+        uri = checked_uri(uri)
         deadline = self._deadline(timeout)
         asker = self._connected(deadline)
+        with self._lock:
+            subscription = self._watched.pop(uri, None)
         if asker.peer.agreement.era.server_asks:
             asker.ask(Question("resources/unsubscribe", {"uri": uri}), deadline)
-            return
-        with self._lock:
-            subscription = self._subscriptions.pop(uri, None)
-        if subscription is not None:
+        elif subscription is not None:
             subscription.close(_left(deadline))
 
     def listen(
@@ -459,9 +472,9 @@ class Client:
         """Return a prompt filled in: ``.messages``; raises as ``call_tool``."""
         from . import answers
 
-        params: dict[str, Any] = {"name": _checked_name(name)}
+        params: dict[str, Any] = {"name": checked_name(name)}
         if arguments is not None:
-            params["arguments"] = dict(_checked_arguments(arguments))
+            params["arguments"] = dict(checked_arguments(arguments))
         raw = self.request("prompts/get", params, timeout)
         return answers.parse(answers.types.GetPromptResult, raw, "prompts/get")
 
@@ -482,10 +495,10 @@ class Client:
         """
         from . import answers
 
-        argument = dict(_checked_dict("argument", argument))
+        argument = dict(checked_dict("argument", argument))
         params: dict[str, Any] = {"ref": answers.dump(ref, "ref"), "argument": argument}
         if context_arguments is not None:
-            params["context"] = {"arguments": dict(_checked_dict("context_arguments", context_arguments))}
+            params["context"] = {"arguments": dict(checked_dict("context_arguments", context_arguments))}
         raw = self.request("completion/complete", params, timeout)
         return answers.parse(answers.types.CompleteResult, raw, "completion/complete")
 
@@ -514,7 +527,7 @@ class Client:
             LocalProtocolError: The agreed protocol version has no tasks.
             MCPError: As ``call_tool``.
         """
-        question = _tool_question(name, arguments, None, None)
+        question = tool_question(name, arguments, None, None)
         deadline = self._deadline(timeout)
         asker = self._connected(deadline)
         params = dict(question.params or {})
@@ -537,7 +550,7 @@ class Client:
         deadline = self._deadline(timeout)
         asker = self._connected(deadline)
         _check_tasks(asker)
-        return [self._task(asker, "", state) for state in _all_pages(asker, "tasks/list", "tasks", deadline)]
+        return [self._task(asker, "", state) for state in asker.pages("tasks/list", "tasks", deadline)]
 
     def _task(self, asker: Asker, tool: str, state: dict[str, Any]) -> Task:
         def finish(raw: dict[str, Any], deadline: Deadline) -> ToolResult:
@@ -563,7 +576,7 @@ class Client:
             level: ``debug``, ``info``, ``notice``, ``warning``, ``error``, ``critical``, ``alert`` or ``emergency``.
             timeout: Seconds; None means the client's own.
         """
-        if _one_of("level", level, LOG_LEVELS) is None:
+        if one_of("level", level, LOG_LEVELS) is None:
             raise ValueError(f"level must be one of {', '.join(LOG_LEVELS)}, not None")
         deadline = self._deadline(timeout)
         asker = self._connected(deadline)
@@ -592,7 +605,7 @@ class Client:
         on_progress: OnProgress | None = None,
     ) -> dict[str, Any]:
         """Send any request and return the result as a plain dict; raises as ``call_tool``."""
-        question = _question(method, params, on_progress)
+        question = any_question(method, params, on_progress)
         deadline = self._deadline(timeout)
         return self._connected(deadline).ask(question, deadline)
 
@@ -605,7 +618,7 @@ class Client:
         on_progress: OnProgress | None = None,
     ) -> CallFuture[dict[str, Any]]:
         """Send any request and return a ``concurrent.futures.Future`` of the result as a plain dict."""
-        question = _question(method, params, on_progress)
+        question = any_question(method, params, on_progress)
         deadline = self._deadline(timeout)
         return self._connected(deadline).submit(question, deadline)
 
@@ -616,7 +629,7 @@ class Client:
             MCPConnectionError: The connection is over.
             MCPTimeoutError: The server did not read it within the timeout.
         """
-        question = _question(method, params, None)
+        question = any_question(method, params, None)
         deadline = self._deadline(timeout)
         self._connected(deadline).peer.notify(question.method, question.params, deadline)
 
@@ -627,13 +640,7 @@ class Client:
 
     def _pages(self, method: str, key: str, timeout: float | None) -> list[dict[str, Any]]:
         deadline = self._deadline(timeout)
-        return list(_all_pages(self._connected(deadline), method, key, deadline))
-
-    def _raw_tools(self, asker: Asker, deadline: Deadline) -> list[dict[str, Any]]:
-        generation = self._tools.generation
-        found = list(_all_pages(asker, "tools/list", "tools", deadline))
-        self._tools.learn(found, generation)
-        return found
+        return list(self._connected(deadline).pages(method, key, deadline))
 
     def _tool_result(self, asker: Asker, name: str, raw: dict[str, Any], deadline: Deadline) -> ToolResult:
         from . import answers
@@ -643,170 +650,13 @@ class Client:
             return self._task(asker, name, state).result(_left(deadline))
         schema = None
         if "structuredContent" in raw and not raw.get("isError"):
-            schema = self._output_schema(asker, name, deadline)
+            schema = self._tools.output_schema(asker, name, deadline)
         return answers.tool_result(raw, name, schema)
-
-    def _output_schema(self, asker: Asker, name: str, deadline: Deadline) -> OutputSchema | None:
-        """Return a tool's output schema; asks for it once. That this may fail must not cost us the result."""
-        if name and not self._tools.knows(name):
-            self._look_up(asker, name, deadline.sooner(SCHEMA_SECONDS))
-        return self._tools.output_schema(name)
-
-    def _look_up(self, asker: Asker, name: str, patience: Deadline) -> None:
-        if not self._listing.acquire(timeout=patience.remaining):
-            return
-        try:
-            if not self._tools.knows(name):
-                self._raw_tools(asker, patience)
-                self._tools.miss(name)
-        except MCPTimeoutError:
-            pass  # perhaps next time
-        except MCPError:
-            self._tools.miss(name)
-        finally:
-            self._listing.release()
-
-
-class ToolIndex:
-    """The output schemas of a server's tools, as last listed.
-
-    Locks: ``_lock``, held for a few instructions.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()  # guards _schemas, generation
-        self._schemas: dict[str, OutputSchema | None] = {}
-        self.generation = 0
-
-    def knows(self, name: str) -> bool:
-        """Whether it is known which output schema the tool has, if any."""
-        return name in self._schemas
-
-    def output_schema(self, name: str) -> OutputSchema | None:
-        """Return a tool's output schema, if it is known and has one."""
-        return self._schemas.get(name)
-
-    def miss(self, name: str) -> None:
-        """Take note that a tool was looked for; one that is not listed has no schema, and is not looked for again."""
-        with self._lock:
-            self._schemas.setdefault(name, None)
-
-    def learn(self, tools: Sequence[Mapping[str, Any]], generation: int) -> None:
-        """Take a list of tools, unless the tools have changed since it was asked for."""
-        from . import answers
-
-        schemas = {
-            str(tool.get("name")): answers.OutputSchema(tool["outputSchema"])
-            if isinstance(tool.get("outputSchema"), Mapping)
-            else None
-            for tool in tools
-        }
-        with self._lock:
-            if generation == self.generation:
-                self._schemas = schemas
-
-    def forget(self) -> None:
-        """Know nothing any more."""
-        with self._lock:
-            self._schemas = {}
-            self.generation += 1
-
-    def overhear(self, news: Notification | MCPError) -> None:
-        """Forget what has changed."""
-        if isinstance(news, Notification) and news.method == "notifications/tools/list_changed":
-            self.forget()
-
-
-def _all_pages(asker: Asker, method: str, key: str, deadline: Deadline) -> Iterator[dict[str, Any]]:
-    """Yield the items of every page (server/utilities/pagination); a cursor that comes back is an error."""
-    seen: set[str] = set()
-    params: dict[str, Any] | None = None
-    while True:
-        page = asker.ask(Question(method, params), deadline)
-        items = page.get(key)
-        if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
-            raise RemoteProtocolError(f"{method}: the server's result has no list of objects named {key!r}")
-        yield from items
-        cursor = page.get("nextCursor")
-        # An empty cursor is one like any other since 2026-07-28; before, some servers mean the end by it.
-        if cursor is None or (cursor == "" and asker.peer.agreement.era.server_asks):
-            return
-        if not isinstance(cursor, str):
-            raise RemoteProtocolError(f"{method}: the server's nextCursor is {cursor!r:.80}, not a string")
-        if cursor in seen:
-            raise RemoteProtocolError(f"{method}: the server's pages never end, the cursor {cursor!r} came twice")
-        seen.add(cursor)
-        params = {"cursor": cursor}
-
-
-def _question(method: object, params: object, on_progress: OnProgress | None) -> Question[Any]:
-    if not isinstance(method, str) or not method:
-        raise TypeError(f"method must be a str such as 'tools/list', not {method!r}")
-    if params is not None and not isinstance(params, Mapping):
-        raise TypeError(f"params must be a dict, not {type(params).__name__} ({params!r})")
-    if on_progress is not None and not callable(on_progress):
-        raise TypeError(f"on_progress must be a function, not {type(on_progress).__name__}")
-    return Question(method, params, on_progress)
-
-
-def _tool_question(
-    name: object, arguments: object, on_progress: OnProgress | None, meta: Mapping[str, Any] | None
-) -> Question[Any]:
-    params: dict[str, Any] = {"name": _checked_name(name), "arguments": dict(_checked_arguments(arguments))}
-    if meta:
-        params["_meta"] = dict(_checked_dict("meta", meta))
-    return _question("tools/call", params, on_progress)
-
-
-def _checked_name(name: object) -> str:
-    if not isinstance(name, str):
-        raise TypeError(f"name must be a str, not {type(name).__name__} ({name!r})")
-    return name
-
-
-def _checked_arguments(arguments: object) -> Mapping[str, Any]:
-    if arguments is None:
-        return {}
-    if not isinstance(arguments, Mapping):
-        raise TypeError(
-            f"arguments must be a dict of values by name, not {type(arguments).__name__} ({arguments!r})"
-        )
-    return arguments
-
-
-def _checked_dict(name: str, value: object) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
-        raise TypeError(f"{name} must be a dict, not {type(value).__name__} ({value!r})")
-    return value
-
-
-def _checked_uri(uri: object) -> str:
-    if isinstance(uri, str):
-        return uri
-    if type(uri).__name__.endswith("Url"):  # as results hold them: pydantic's, which we do not import here
-        return str(uri)
-    raise TypeError(f"uri must be a str, not {type(uri).__name__} ({uri!r})")
 
 
 def _left(deadline: Deadline) -> float:
     """Return what is left of a deadline, as a timeout."""
     return max(deadline.remaining, 0.001)
-
-
-def _checked_info(info: object) -> Mapping[str, Any]:
-    if info is None:
-        from .. import __version__
-
-        return {"name": "mcp-sync", "version": __version__}
-    if not isinstance(info, Mapping) or not isinstance(info.get("name"), str):
-        raise TypeError(f"client_info must be a dict with 'name' and 'version', not {info!r}")
-    return {"version": "", **info}
-
-
-def _one_of(name: str, value: str | None, known: Sequence[str]) -> str | None:
-    if value is not None and value not in known:
-        raise ValueError(f"{name} must be one of {', '.join(known)}, not {value!r}")
-    return value
 
 
 def _ask_for_level(peer: Peer, level: str) -> None:
@@ -828,72 +678,3 @@ def _import_models() -> None:
     # Ctrl-C in the middle of pydantic comes out as something else.
     if f"{__package__}.answers" not in sys.modules:
         uninterrupted("mcp-models", lambda: importlib.import_module(".answers", __package__), lambda _: None)
-
-
-# -- targets ----------------------------------------------------------------------------------------------------------
-
-
-def _transport_to(target: Any, knobs: dict[str, Any]) -> MCPTransport:
-    """Return the transport that a target means."""
-    if isinstance(target, type):
-        raise TypeError(f"Client() cannot connect to a class, {target.__name__}; make an object of it first")
-    if isinstance(target, MCPTransport):
-        _check_knobs(knobs, ())
-        return target
-    if isinstance(target, (str, os.PathLike)):
-        return _stdio(_command_of(os.fspath(target)), knobs)
-    if isinstance(target, Sequence) and not isinstance(target, (bytes, bytearray)):
-        return _stdio(target, knobs)
-    if callable(getattr(target, "serve", None)):
-        from ..transports.memory import MemoryTransport
-
-        _check_knobs(knobs, signature(MemoryTransport).parameters)
-        return MemoryTransport(target, **knobs)
-    if is_custom(target):
-        _check_knobs(knobs, signature(CustomTransport).parameters)
-        return CustomTransport(target, **knobs)
-    raise TypeError(
-        f"Client() cannot connect to {target!r} ({type(target).__name__}); give a command as a list "
-        "(['python', 'server.py']), the path of a server script, or a transport"
-    )
-
-
-def _stdio(command: Any, knobs: dict[str, Any]) -> MCPTransport:
-    from ..transports.stdio import StdioTransport
-
-    _check_knobs(knobs, signature(StdioTransport).parameters)
-    return StdioTransport(command, **knobs)
-
-
-def _check_knobs(knobs: Mapping[str, Any], known: Iterable[str]) -> None:
-    for keyword in knobs:
-        if keyword not in known:
-            raise TypeError(unexpected_keyword("Client", keyword, {*_OWN_KEYWORDS, *known}))
-
-
-def _command_of(path: str) -> list[str]:
-    if "://" in path:
-        raise TypeError(f"Client() cannot connect to {path!r} yet: this version reaches servers over stdio only")
-    script = pathlib.Path(path).expanduser()
-    if not script.exists():
-        hint = "; give a command as a list, one word an item" if " " in path else ""
-        raise FileNotFoundError(f"there is no server script {path!r}{hint}")
-    if script.suffix not in _INTERPRETERS:
-        raise ValueError(
-            f"no interpreter is known for {path!r}; give the command as a list, such as ['python', {path!r}]"
-        )
-    return [*_INTERPRETERS[script.suffix], str(script)]
-
-
-_OWN_KEYWORDS = (
-    "timeout",
-    "sampling",
-    "elicitation",
-    "roots",
-    "on_log",
-    "on_notification",
-    "log_level",
-    "protocol_version",
-    "client_info",
-    "enable_response_caching",
-)

@@ -18,15 +18,13 @@ from ..engine.caller import CallFuture, Question
 from ..exceptions import MCPConnectionError, MCPError, MCPTimeoutError
 from ..protocol.messages import Notification
 from .asking import Asker
-from .callbacks import Callbacks
+from .callbacks import ACKNOWLEDGED, Callbacks
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 KEPT = 1000
 """News that wait to be iterated; beyond that, new ones are dropped and counted."""
-
-ACKNOWLEDGED = "notifications/subscriptions/acknowledged"
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,9 +107,9 @@ class Task:
                 self._give_input(deadline)
             wanted = self.state.get("pollIntervalMs")
             seconds = wanted / 1000 if isinstance(wanted, (int, float)) and wanted > 0 else pause
-            if seconds >= deadline.remaining:
+            threading.Event().wait(min(seconds, deadline.remaining))
+            if deadline.expired:
                 raise self._still_going(deadline)
-            threading.Event().wait(seconds)
             pause = min(pause * 2, LONGEST_POLL_SECONDS)
             try:
                 self.state = self._ask("tasks/get", deadline)

@@ -129,7 +129,7 @@ class CallFuture(Future[R]):
         if error is None and self.question.convert is not None:
             try:
                 self.result(0)
-            except MCPError as flaw:
+            except Exception as flaw:  # whatever converting raises is how the call ended
                 return flaw
         return error
 

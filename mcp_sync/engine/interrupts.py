@@ -1,8 +1,8 @@
-"""Interrupts: Ctrl-C comes as an exception, between any two steps of the main thread, and must leave nothing half done.
+"""Interrupts: Ctrl-C is an exception between any two steps of the main thread, and must leave nothing half done.
 
-Most code need not care: whoever waits is in a ``try``, and leaves properly. Three things are left: a lock that was taken
-with a timeout (``let_go``), the complaint of ``Condition.wait`` about a lock that it just lost (``what_broke``), and work
-that must not be cut in two (``dispatch.uninterrupted``).
+Most code need not care: whoever waits is in a ``try``, and leaves properly. Three things are left: a lock that was
+taken with a timeout (``let_go``), the complaint of ``Condition.wait`` about a lock that it just lost (``what_broke``),
+and work that must not be cut in two (``dispatch.uninterrupted``).
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ import select
 import signal
 import subprocess
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -132,6 +133,9 @@ class ChildPipe(Pipe):
         for descriptor in (self._stdout, self._stderr, self._wake, self._pidfd):
             if descriptor >= 0:
                 self._poll.register(descriptor, select.POLLIN)
+        # Ctrl-C may come where nobody has this yet who would finish it.
+        self._lost = weakref.finalize(self, discard, process, self._wake, self._ring, self._pidfd)
+        self._lost.atexit = False
 
     # -- reading, on the reader thread --------------------------------------------------------------------------------
 
@@ -261,6 +265,7 @@ class ChildPipe(Pipe):
                 self._deadline = ours
             ring, self._ring = self._ring, -1
         if ring >= 0:
+            self._lost.detach()  # whoever hangs up sees to the rest
             os.close(ring)
 
     def epitaph(self) -> MCPConnectionError:
@@ -387,6 +392,7 @@ class ChildPipe(Pipe):
 
     def disown(self) -> None:
         """In a forked child: close our copies of the descriptors; the process is the parent's."""
+        self._lost.detach()
         self._process.returncode = 0
         for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
             if stream is not None and not stream.closed:
@@ -426,8 +432,8 @@ def not_started(error: OSError, program: str, cwd: str | None, name: str) -> MCP
     return MCPConnectionError(text, details=details, may_have_run=False)
 
 
-def discard(child: subprocess.Popen[bytes]) -> None:
-    """End a child that was started and is of no use."""
+def discard(child: subprocess.Popen[bytes], *descriptors: int) -> None:
+    """End a child that was started and is of no use, and close what belongs to it."""
     try:
         os.killpg(child.pid, signal.SIGKILL)
     except OSError:
@@ -435,6 +441,9 @@ def discard(child: subprocess.Popen[bytes]) -> None:
     for stream in (child.stdin, child.stdout, child.stderr):
         if stream is not None:
             stream.close()
+    for descriptor in descriptors:
+        if descriptor >= 0:
+            _close_quietly(descriptor)
     child.wait()
 
 

@@ -275,3 +275,51 @@ def test_news_beyond_what_is_kept_is_dropped_and_counted(monkeypatch: pytest.Mon
         client.ping()
         assert news.dropped == 5
         assert "toolsListChanged" in repr(news)
+
+
+@ERAS
+def test_what_was_subscribed_to_is_subscribed_to_again_on_a_new_connection(era: str) -> None:
+    news: queue.Queue[Notification] = queue.Queue()
+    server = Listening(era)
+    method = "subscriptions/listen" if era == STATELESS else "resources/subscribe"
+    with Client(server, on_notification=news.put) as client:
+        client.subscribe("memo://a")
+        client.subscribe("memo://b")
+        client.unsubscribe("memo://b")
+        server.hang_up()
+        with pytest.raises(MCPConnectionError):
+            client.ping()
+        server.subscriptions.queue.clear()
+        client.connect()
+        again = server.asked(method, count=3)[2]
+        assert "memo://a" in str(again.params)
+        server.news(UPDATED, {"uri": "memo://a"})
+        assert news.get(timeout=10).method == UPDATED
+
+
+def test_what_can_no_longer_be_subscribed_to_does_not_keep_from_connecting(caplog: pytest.LogCaptureFixture) -> None:
+    refused: list[str] = []
+
+    def subscribe(ask: Asked) -> dict[str, Any]:
+        if refused:
+            raise JSONRPCError(-32602, refused[0])
+        return {}
+
+    server = Scripted({"resources/subscribe": subscribe}, era=HANDSHAKE)
+    with Client(server) as client:
+        client.subscribe("memo://a")
+        refused.append("it is gone")
+        server.hang_up()
+        with pytest.raises(MCPConnectionError):
+            client.ping()
+        client.connect().ping()
+    assert "memo://a can no longer be subscribed to" in caplog.text
+
+
+def test_the_beginning_of_a_subscription_is_no_news() -> None:
+    news: queue.Queue[Notification] = queue.Queue()
+    server = Listening()
+    with Client(server, on_notification=news.put) as client:
+        client.subscribe("memo://a")
+        server.tell("notifications/custom")
+        assert news.get(timeout=10).method == "notifications/custom"

@@ -149,6 +149,19 @@ def test_closing_a_lane_with_grace_still_runs_what_was_offered_before() -> None:
     assert seen == ["offered"]
 
 
+def test_a_lane_with_grace_begins_what_was_offered_before_it_ends() -> None:
+    lane, gate, seen = Lane("mcp-test-graceful", grace=T), Gate(), []
+    lane.post(gate)
+    assert gate.entered.wait(T)
+    assert all(lane.offer(lambda n=n: seen.append(n)) for n in range(50))  # type: ignore[misc]
+    closing = start_thread("mcp-test-closing", lane.close, Deadline(T))
+    while lane.offer(lambda: None):  # until close() has begun
+        pass
+    gate.open()
+    assert join(closing, Deadline(T))
+    assert seen == list(range(50))
+
+
 def test_on_a_closed_lane_a_post_runs_here_and_now_and_an_offer_is_declined(lane: Lane) -> None:
     lane.close(Deadline(T))
     seen: list[str] = []

@@ -1,4 +1,4 @@
-"""The processes of the host tests: scripts that use the library, and the servers those start. None outlives its test."""
+"""The processes of the host tests: scripts that use the library, and servers. None outlives its test."""
 
 from __future__ import annotations
 

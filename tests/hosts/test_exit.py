@@ -215,8 +215,8 @@ CLIENTS = {
 }
 CALLBACKS = {
     "a progress callback": "client.call_tool('notify', {'n': 3}, on_progress=lambda *_: 1 / 0)",
-    "on_log": "client = Client(COMMAND, on_log=lambda *_: 1 / 0); client.call_tool('notify', {'n': 3})",
-    "on_notification": "client = Client(COMMAND, on_notification=lambda *_: 1 / 0); client.call_tool('notify', {'n': 3})",
+    "on_log": "Client(COMMAND, on_log=lambda *_: 1 / 0).call_tool('notify', {'n': 3})",
+    "on_notification": "Client(COMMAND, on_notification=lambda *_: 1 / 0).call_tool('notify', {'n': 3})",
 }
 
 
@@ -231,7 +231,7 @@ def test_an_exception_in_a_callback_changes_nothing_about_the_end(
     failing: str, scripts: Scripts, servers: Servers
 ) -> None:
     quiet = "import logging; logging.disable()\n"
-    ended = scripts.run(f"{CLIENT}{quiet}{failing}\nlast_line()", servers.command())
+    ended = scripts.run(f"{CLIENT}{quiet}other = {failing}\nlast_line()", servers.command())
     assert_ended_well(ended, servers)
 
 

@@ -1,0 +1,80 @@
+"""Targets: what a Client may be given, and the transport that each means."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from inspect import signature
+from typing import Any
+
+from ..policies import unexpected_keyword
+from ..transports.custom import CustomTransport, is_custom
+from ..transports.transport import MCPTransport
+
+_INTERPRETERS = {".py": [sys.executable], ".js": ["node"], ".mjs": ["node"]}
+
+
+def transport_to(target: Any, knobs: Mapping[str, Any], own: Iterable[str]) -> MCPTransport:
+    """Return the transport that a target means.
+
+    Args:
+        target: What Client was given.
+        knobs: Keywords for the transport.
+        own: The keywords of Client itself; a misspelt one ends up among the knobs.
+
+    Raises:
+        TypeError: The target or a keyword makes no sense.
+        ValueError: No interpreter is known for a script.
+        FileNotFoundError: There is no such script.
+    """
+    if isinstance(target, type):
+        raise TypeError(f"Client() cannot connect to a class, {target.__name__}; make an object of it first")
+    if isinstance(target, MCPTransport):
+        _check_knobs(knobs, (), own)
+        return target
+    kind, what = _kind_of(target)
+    _check_knobs(knobs, signature(kind).parameters, own)
+    transport: MCPTransport = kind(what, **knobs)
+    return transport
+
+
+def _kind_of(target: Any) -> tuple[Any, Any]:
+    """Return the class of the transport, and its first argument."""
+    if isinstance(target, (str, os.PathLike)):
+        target = _command_of(os.fspath(target))
+    if isinstance(target, Sequence) and not isinstance(target, (bytes, bytearray)):
+        from ..transports.stdio import StdioTransport
+
+        return StdioTransport, target
+    if callable(getattr(target, "serve", None)):
+        from ..transports.memory import MemoryTransport
+
+        return MemoryTransport, target
+    if is_custom(target):
+        return CustomTransport, target
+    raise TypeError(
+        f"Client() cannot connect to {target!r} ({type(target).__name__}); give a command as a list "
+        "(['python', 'server.py']), the path of a server script, or a transport"
+    )
+
+
+def _check_knobs(knobs: Iterable[str], known: Iterable[str], own: Iterable[str]) -> None:
+    for keyword in knobs:
+        if keyword not in known:
+            raise TypeError(unexpected_keyword("Client", keyword, {*own, *known}))
+
+
+def _command_of(path: str) -> list[str]:
+    if "://" in path:
+        raise TypeError(f"Client() cannot connect to {path!r} yet: this version reaches servers over stdio only")
+    script = pathlib.Path(path).expanduser()
+    if not script.exists():
+        hint = "; give a command as a list, one word an item" if " " in path else ""
+        raise FileNotFoundError(f"there is no server script {path!r}{hint}")
+    if script.suffix not in _INTERPRETERS:
+        raise ValueError(
+            f"no interpreter is known for {path!r}; give the command as a list, such as ['python', {path!r}]"
+        )
+    return [*_INTERPRETERS[script.suffix], str(script)]
