@@ -63,7 +63,7 @@ class Client:
 
     Args:
         target: A command as a list (``["python", "server.py"]``), the path of a server script (``.py``, ``.js``), a
-            transport, an object that passes messages (``mcp_sync.transports.custom``), or one with ``serve(channel)``.
+            transport, an object that passes messages (``mcp_sync.transports.objects``), or one with ``serve(channel)``.
         timeout: Seconds that any call may take unless told otherwise; None means the transport's, 30 by default.
         sampling: Answers ``sampling/createMessage``: given its params as a model, returns the text, or a
             CreateMessageResult.

@@ -10,7 +10,8 @@ from inspect import signature
 from typing import Any
 
 from ..policies import unexpected_keyword
-from ..transports.custom import CustomTransport, is_custom
+from ..transports.custom import CustomTransport
+from ..transports.objects import is_custom
 from ..transports.transport import MCPTransport
 
 _INTERPRETERS = {".py": [sys.executable], ".js": ["node"], ".mjs": ["node"]}

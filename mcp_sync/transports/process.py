@@ -14,6 +14,7 @@ import os
 import select
 import signal
 import subprocess
+import sys
 import threading
 import weakref
 from collections import deque
@@ -410,6 +411,8 @@ def start(argv: Sequence[str], cwd: str | None, env: dict[str, str], name: str) 
         MCPConnectionError: It cannot be started; the text says what to try.
     """
     try:
+        if sys.version_info < (3, 12):
+            _check_room()
         return subprocess.Popen(
             list(argv),
             bufsize=0,
@@ -430,6 +433,17 @@ def not_started(error: OSError, program: str, cwd: str | None, name: str) -> MCP
     details = {"transport": "stdio", "command": name, "phase": "connect", "errno": error.errno}
     text = f"cannot start {name}: {_advice(error, program, cwd)}"
     return MCPConnectionError(text, details=details, may_have_run=False)
+
+
+def _check_room() -> None:
+    """Raise what Popen would raise, but leave nothing behind: before 3.11.5 it forgets the pipes it had made by then."""
+    room: list[int] = []
+    try:
+        for _ in range(4):  # three for the streams, and one for the child to say that it could not start
+            room += os.pipe()
+    finally:
+        for descriptor in room:
+            os.close(descriptor)
 
 
 def discard(child: subprocess.Popen[bytes], *descriptors: int) -> None:

@@ -19,6 +19,7 @@ from ..engine.peer import Peer
 from ..exceptions import ForkedClientError, LocalProtocolError, MCPConnectionError, MCPTimeoutError
 from ..observe import Event, Observers
 from ..policies import Limits, Policies
+from .objects import complete
 from .session import MCPSession
 
 if TYPE_CHECKING:
@@ -132,8 +133,6 @@ class MCPTransport(ABC):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "send_message" in cls.__dict__ and "receive_message" in cls.__dict__:
-            from .custom import complete
-
             complete(cls)
 
     def __repr__(self) -> str:
