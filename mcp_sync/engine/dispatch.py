@@ -184,6 +184,10 @@ class Lane:
         self._backlog = backlog
         self._backlog_bytes = backlog_bytes
         self._grace = grace
+        self.forked()
+
+    def forked(self) -> None:
+        """Be as new: at first, and in a forked child, where the worker and perhaps a held lock stayed behind."""
         self._jobs: queue.Queue[tuple[Job, int | None]] = queue.Queue()
         self._lock = threading.Lock()  # guards _offered, _offered_bytes, _worker, _closed, _last_orders
         self._offered = 0

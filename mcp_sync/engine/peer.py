@@ -25,6 +25,7 @@ from ..exceptions import (
     MCPError,
     MCPTimeoutError,
     MessageTooLarge,
+    RemoteProtocolError,
 )
 from ..observe import Called, Disconnected, Finished, Ignored
 from ..policies import Limits
@@ -137,7 +138,7 @@ class Peer(Caller):
                 self._await_callbacks(deadline)
             return ticket.raw()
         finally:
-            del ticket, stuck  # an error's traceback refers to this frame: not back to the error, or only the GC ends it
+            del ticket, stuck  # an error's traceback refers to this frame, which must not refer back to the error
 
     def submit(self, question: Question[R], deadline: Deadline) -> CallFuture[R]:
         """Ask, and return a future that is resolved by the deadline in any case."""
@@ -166,7 +167,7 @@ class Peer(Caller):
             self._flush_first(deadline)
             self._channel.send(notification, deadline)
         except MCPError as error:
-            known = self._details(method, "send", deadline)
+            known = {**self._details(method, "send", deadline), **error.details}
             raise error.about(f"{method} to {self.name}", may_have_run=error.may_have_run, **known) from error
 
     def run(self, job: Job) -> bool:
@@ -303,8 +304,18 @@ class Peer(Caller):
 
     def _about_call(self, error: MCPError, ticket: _Ticket[Any], phase: str, deadline: Deadline) -> MCPError:
         note = f"{ticket.question.method} to {self.name}"
-        known = self._details(ticket.question.method, phase, deadline)
+        known = {**self._details(ticket.question.method, phase, deadline), **error.details}
         return error.about(note, may_have_run=error.may_have_run, **known)
+
+    def _about_answer(self, error: MCPError, ticket: _Ticket[Any]) -> dict[str, Any]:
+        unreadable = isinstance(error, (RemoteProtocolError, MessageTooLarge))
+        return {
+            "transport": self._channel.kind,
+            "server": self.name,
+            "method": ticket.question.method,
+            "phase": "parse" if unreadable else "wait",
+            "elapsed": round(time.monotonic() - ticket.started, 3),
+        }
 
     def _about_end(self, end: MCPError, ticket: _Ticket[Any]) -> MCPError:
         elapsed = round(time.monotonic() - ticket.started, 3)
@@ -381,6 +392,8 @@ class Peer(Caller):
             return self._session.unpack(batch)
 
     def _settle(self, ticket: _Ticket[Any], result: dict[str, Any] | None, error: MCPError | None) -> None:
+        if error is not None:
+            error.details = {**self._about_answer(error, ticket), **error.details}  # each call has an error of its own
         if self._feed.watched:
             self._report(ticket, type(error).__name__ if error else None)
         ticket.settle(result, error)
@@ -584,6 +597,8 @@ class Peer(Caller):
         """In a forked child: fail what was in flight here; nothing can be asked any more."""
         self._lock = threading.Lock()  # guards as before; the old one may be held by a thread that stayed behind
         self._end = self._forked_error()
+        for lane in (self.lane, self._channel.events):
+            lane.forked()
         for ticket in self._session.close():
             ticket.reborn()
             ticket.settle(None, self._forked_error())

@@ -9,7 +9,7 @@ fail         answers with the error ``{code, message, data}``
 hold         is not answered ...
 release      ... until this answers all that is held, the newest first, with their params; then itself: ``{count}``
 notify       sends ``{count}`` notifications ``news`` with ``{n}`` from 0, then answers
-progress     reports progress 1 to ``{count}`` under the request's token, then answers
+progress     reports progress 1 to ``{count}`` under the request's token, then answers, or with ``{hold: true}`` holds
 ask          sends the request ``{method, params}`` ``{times}`` times (1) at once, and answers when all have been
              answered: ``{answers: [{result} or {error}, ...]}`` in the order of asking
 withdraw     sends the request ``{method, params}``, cancels it at once, and answers
@@ -159,7 +159,10 @@ class Partner:
         for n in range(1, count + 1):
             report = {"progressToken": token, "progress": n, "total": count, "message": f"step {n}"}
             self._tell("notifications/progress", report)
-        self._done(id_)
+        if params.get("hold"):
+            self._held.append((id_, {}))
+        else:
+            self._done(id_)
 
     def _ask(self, id_: Any, params: dict[str, Any]) -> None:
         questions = [f"p{id_}-{n}" for n in range(params.get("times", 1))]

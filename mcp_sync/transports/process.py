@@ -436,7 +436,7 @@ def not_started(error: OSError, program: str, cwd: str | None, name: str) -> MCP
 
 
 def _check_room() -> None:
-    """Raise what Popen would raise, but leave nothing behind: before 3.11.5 it forgets the pipes it had made by then."""
+    """Raise what Popen would, but leave nothing behind: before 3.11.5 it forgets the pipes it had made by then."""
     room: list[int] = []
     try:
         for _ in range(4):  # three for the streams, and one for the child to say that it could not start

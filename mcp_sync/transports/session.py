@@ -35,7 +35,7 @@ class MCPSession:
         self, converse: Callable[[Introduction], Peer], timeout: float, version: str | None, name: str
     ) -> None:
         self._timeout = timeout
-        self._pushed: queue.Queue[dict[str, Any] | MCPError] = queue.Queue(KEPT)
+        self._pushed: queue.Queue[dict[str, Any] | MCPError] = queue.Queue()
         self._streams: list[queue.Queue[Any]] = []
         self._closing = False
         self.dropped = 0
@@ -125,15 +125,27 @@ class MCPSession:
             MCPError: As ``send_request``, from the iterator.
         """
         deadline = self._deadline(timeout)
-        items: queue.Queue[Any] = queue.Queue(KEPT)
+        items: queue.Queue[Any] = queue.Queue()
         question: Question[dict[str, Any]] = Question(
             method,
             _checked(params),
             on_progress=lambda *report: self._keep(items, _progress(*report)),
-            then=lambda future: self._peer.post(lambda: items.put(future)),  # on the lane: after what came before it
+            then=lambda future: self._peer.post(lambda: self._end_stream(items, future)),  # after what came before it
         )
         self._streams.append(items)
-        return self._stream(items, self._peer.submit(question, deadline), deadline)
+        try:
+            return self._stream(items, self._peer.submit(question, deadline), deadline)
+        except BaseException:
+            self._end_stream(items, None)
+            raise
+
+    def _end_stream(self, items: queue.Queue[Any], future: CallFuture[dict[str, Any]] | None) -> None:
+        """Put no more messages there, but the future; on the lane, so it must not wait for whoever reads, or does not."""
+        items.put(future)
+        try:
+            self._streams.remove(items)
+        except ValueError:
+            pass  # whoever reads was first
 
     def _stream(
         self, items: queue.Queue[Any], future: CallFuture[dict[str, Any]], deadline: Deadline
@@ -148,7 +160,7 @@ class MCPSession:
         except queue.Empty:
             raise MCPTimeoutError(f"{future.question.method}: callbacks kept the result from arriving") from None
         finally:
-            self._streams.remove(items)
+            self._end_stream(items, None)
             future.cancel()
 
     def listen(self) -> Iterator[dict[str, Any]]:
@@ -203,18 +215,12 @@ class MCPSession:
 
     def closed(self, error: MCPError) -> None:
         """End the loops of whoever listens."""
-        while True:
-            try:
-                self._pushed.put_nowait(error)
-                return
-            except queue.Full:
-                self.dropped += 1
-                self._pushed.get_nowait()
+        self._pushed.put(error)
 
     def _keep(self, items: queue.Queue[Any], message: dict[str, Any]) -> None:
-        try:
-            items.put_nowait(message)
-        except queue.Full:
+        if items.qsize() < KEPT:  # only the lane puts messages there
+            items.put(message)
+        else:
             self.dropped += 1
 
     def _deadline(self, timeout: float | None) -> Deadline:
