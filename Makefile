@@ -38,14 +38,15 @@ lint: $(VENV)/.for-test  ## ruff
 types: $(VENV)/.for-test  ## mypy --strict
 	$(BIN)/python -m mypy --strict mcp_sync
 
-# The script knows what is there already, so it runs every time.
-peers: $(VENV)/.for-test  ## install the official SDKs that the interop tests talk to
+# The scripts know what is there already, so they run every time.
+peers: $(VENV)/.for-test  ## install the servers and hosts that the tests talk to
 	$(BIN)/python tests/peers/install.py
+	$(BIN)/python tests/hosts/install.py
 
 clean:  ## remove all that was installed or built
 	[ ! -f $(VENV)/pyvenv.cfg ] || rm -rf $(VENV)
 	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
-	rm -rf tests/peers/.venvs
+	rm -rf tests/peers/.venvs tests/hosts/.venvs
 	find mcp_sync tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The demo wants the package as a user gets it, the tests want the checkout itself. Each install replaces the

@@ -16,8 +16,8 @@
         LocalProtocolError                  we were asked to say something the protocol forbids
         RemoteProtocolError                 the other side said something the protocol forbids
 
-``details`` is a plain dict of what is known: ``transport``, ``server``, ``method``, ``phase`` (connect, send, wait, parse),
-``elapsed`` and ``limit`` in seconds, ``exit_status``, ``stderr``. ``may_have_run`` answers "is a repeat safe?":
+``details`` is a plain dict of what is known: ``transport``, ``server``, ``method``, ``phase`` (connect, send, wait,
+parse), ``elapsed`` and ``limit`` in seconds, ``exit_status``, ``stderr``. ``may_have_run`` answers "is a repeat safe?":
 False (nothing of the request left this process), True (the server answered), None (nobody can know).
 """
 

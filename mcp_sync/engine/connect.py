@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..deadlines import Deadline
-from ..exceptions import JSONRPCError, MCPConnectionError, MCPTimeoutError, RemoteProtocolError
+from ..exceptions import JSONRPCError, MCPError, MCPTimeoutError, RemoteProtocolError
 from ..observe import Connected
 from ..policies import Limits
 from ..protocol.eras import Identity
 from ..protocol.negotiation import PROBE_SECONDS, PROBE_SHARE, Agreement, Answer, Ask, negotiate
 from .caller import Handler, Question
 from .channel import Channel, Relay
+from .lifetimes import close_at_exit
 from .peer import Peer
 
 CLOSE_SECONDS, CLOSE_LATE_SECONDS = 5.0, 0.05
@@ -63,8 +64,10 @@ def converse(
         RemoteProtocolError: There is no protocol version in common.
     """
     whole: Channel | Peer = channel
+    done: Callable[[], object] | None = None
     try:
         whole = peer = Peer(channel, introduction.handler, limits)
+        done = close_at_exit(peer)
         if relay is None:
             channel.start(peer)
         else:
@@ -81,9 +84,12 @@ def converse(
         channel.feed.emit(Connected(peer.name, agreement.era.version))
     except BaseException as error:
         whole.close(Deadline(max(CLOSE_LATE_SECONDS, min(closing_time(error), deadline.remaining))))
-        if isinstance(error, (MCPConnectionError, MCPTimeoutError)):
+        if isinstance(error, MCPError):
             raise error.about("cannot connect", may_have_run=False, phase="connect") from error.__cause__
         raise
+    finally:
+        if done is not None:
+            done()
     return peer
 
 

@@ -84,6 +84,16 @@ def close_when_forgotten(holder: object, behind: Closeable, what: str) -> Callab
     return done
 
 
+def close_at_exit(behind: Closeable) -> Callable[[], None]:
+    """Close it when the interpreter exits; returns what to call once that is somebody else's business."""
+    _open[id(behind)] = behind
+
+    def done() -> None:
+        _open.pop(id(behind), None)
+
+    return done
+
+
 def _forgotten(key: int, what: str) -> None:
     behind = _open.pop(key, None)
     if behind is None:

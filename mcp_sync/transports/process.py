@@ -319,9 +319,17 @@ class ChildPipe(Pipe):
         self._climb_down()
         if self._shutdown.tree:
             self._signal(signal.SIGKILL)  # the leader is not reaped yet, so the group's number is still its own
+        self._drain_last_words()
         self._reap()
         self._close_all()
         self.feed.emit(ProcessEnded(self.name, self._pid, self._status))
+
+    def _drain_last_words(self) -> None:
+        """Take what stderr still holds: no more than a pipe does, for a descendant that escaped may go on writing."""
+        for _ in range(PIPE_BYTES // READ_BYTES):
+            if self._stderr not in self._wait(0):
+                return
+            self._drain_stderr()
 
     def _climb_down(self) -> None:
         """Give the process time to go by itself, then SIGTERM, then SIGKILL (basic/lifecycle, shutdown)."""

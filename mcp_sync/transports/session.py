@@ -140,7 +140,7 @@ class MCPSession:
             raise
 
     def _end_stream(self, items: queue.Queue[Any], future: CallFuture[dict[str, Any]] | None) -> None:
-        """Put no more messages there, but the future; on the lane, so it must not wait for whoever reads, or does not."""
+        """Put no more messages there, but the future; on the lane, so never wait for whoever reads, or does not."""
         items.put(future)
         try:
             self._streams.remove(items)

@@ -25,7 +25,7 @@ from mcp_sync import Client, MCPError, MCPSession, StdioTransport
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-T = 0.4
+T = 0.3
 """The timeout of a call that is meant to time out."""
 PATIENCE = 20.0
 """For whatever has to happen at all."""

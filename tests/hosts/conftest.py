@@ -9,7 +9,8 @@ import pytest
 
 from hosts.nursery import Scripts, Servers, interpreter, nursery
 
-VERSIONS = ("3.10", "3.11", "3.12", "3.13")
+VERSIONS = ("3.10", pytest.param("3.11", marks=pytest.mark.slow), pytest.param("3.12", marks=pytest.mark.slow), "3.13")
+"""Every commit sees the first and the last; tests without this parameter run on whatever pytest runs on."""
 
 
 @pytest.fixture

@@ -209,7 +209,7 @@ CLIENTS = {
     ),
     "a future that is pending": "future = client.submit_tool('hang')",
     "a client that is connecting in a daemon thread": (
-        "late = Client([*COMMAND, 'late=5'])\nthreading.Thread(target=late.connect, daemon=True).start()\n"
+        "late = Client([*COMMAND, 'late=5', 'deaf'])\nthreading.Thread(target=late.connect, daemon=True).start()\n"
         "while not late._opening: time.sleep(0.001)"
     ),
 }

@@ -129,7 +129,7 @@ try: tool("add", a=big, b=big)
 except KeyboardInterrupt: interrupted()
 try: tool("add", timeout=0.3, a=1, b=1)  # behind the rest of the big one, which nobody reads
 except MCPError as error: say(type(error).__name__)
-session.close()
+session.close(0.5)
 all_threads_end()
 """
     script = scripts.start(SESSION + WATCH + text, servers.command(), python)

@@ -31,6 +31,13 @@ def cancelled(session: MCPSession, count: int) -> int:
     return told.count("notifications/cancelled")
 
 
+def await_lane(session: MCPSession) -> None:
+    """Wait until what came so far has been handled: a done-callback runs behind it."""
+    done = threading.Event()
+    session.submit_request("echo").add_done_callback(lambda _: done.set())
+    assert done.wait(T)
+
+
 def test_a_streaming_request_gives_its_progress_and_then_its_result(session: MCPSession) -> None:
     items = list(session.send_streaming_request("progress", {"count": 3}))
     assert [item["params"]["progress"] for item in items[:-1]] == [1, 2, 3]
@@ -70,9 +77,7 @@ def test_a_stream_ends_with_the_session(session: MCPSession) -> None:
 def test_a_stream_that_nobody_reads_holds_nobody_up(session: MCPSession, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session_module, "KEPT", 10)
     stream = session.send_streaming_request("progress", {"count": 100})
-    done = threading.Event()
-    session.submit_request("echo").add_done_callback(lambda _: done.set())  # on the lane, behind the stream's messages
-    assert done.wait(T)
+    await_lane(session)
     items = list(stream)
     assert [item["params"]["progress"] for item in items[:-1]] == list(range(1, 11))
     assert items[-1] == {}
@@ -82,9 +87,7 @@ def test_a_stream_that_nobody_reads_holds_nobody_up(session: MCPSession, monkeyp
 
 def test_a_stream_that_was_never_begun_is_forgotten_with_its_answer(session: MCPSession) -> None:
     session.send_streaming_request("progress", {"count": 3})
-    done = threading.Event()
-    session.submit_request("echo").add_done_callback(lambda _: done.set())
-    assert done.wait(T)
+    await_lane(session)
     assert session._streams == []
 
 
@@ -98,6 +101,7 @@ def test_on_a_closed_session_a_stream_is_refused_at_once(session: MCPSession) ->
 def test_listening_ends_with_the_session(session: MCPSession) -> None:
     listener = Background(lambda: list(session.listen()))
     session.send_request("notify", {"count": 3})
+    await_lane(session)
     session.close()
     assert [message["params"]["n"] for message in listener.result()] == [0, 1, 2]
 
@@ -114,6 +118,7 @@ def test_listening_says_when_the_connection_was_lost(session: MCPSession) -> Non
 def test_what_nobody_listens_to_is_dropped_beyond_a_limit(session: MCPSession, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session_module, "KEPT", 10)
     session.send_request("notify", {"count": 30})
+    await_lane(session)
     session.close()
     assert len(list(session.listen())) == 10
     assert session.dropped == 20
