@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields, replace
 from typing import Any, TypeVar, cast
 
@@ -78,6 +78,13 @@ def variables(name: str, value: Any) -> dict[str, str]:
         if not key or "=" in key or "\0" in key + item:
             raise ValueError(f"{name}: {key!r} cannot be set in an environment")
     return dict(value)
+
+
+def one_of(name: str, value: str | None, known: Sequence[str]) -> str | None:
+    """Return the value of the parameter ``name``, which has to be one of a few, or None."""
+    if value is not None and value not in known:
+        raise ValueError(f"{name} must be one of {', '.join(known)}, not {value!r}")
+    return value
 
 
 @dataclass(frozen=True)

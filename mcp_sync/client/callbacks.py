@@ -101,6 +101,15 @@ class Callbacks:
 
     # -- Handler ------------------------------------------------------------------------------------------------------
 
+    def offers(self, method: str) -> bool:
+        """Whether there is a callback for it."""
+        asked = {
+            "sampling/createMessage": self._sampling,
+            "elicitation/create": self._elicitation,
+            "roots/list": self._roots,
+        }
+        return asked.get(method) is not None
+
     def request(self, incoming: Incoming) -> dict[str, Any]:
         """Answer a request of the server."""
         return self.answer(incoming.request.method, incoming.request.params or {})

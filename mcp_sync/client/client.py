@@ -19,7 +19,7 @@ from ..engine.interrupts import let_go
 from ..engine.lifetimes import close_when_forgotten, tell_of_forks
 from ..engine.peer import Peer
 from ..exceptions import JSONRPCError, LocalProtocolError, MCPConnectionError, MCPTimeoutError
-from ..policies import flag
+from ..policies import flag, one_of
 from ..protocol.eras import LOG_LEVELS, VERSIONS, Identity, Stateless
 from ..protocol.negotiation import Agreement
 from ..transports.transport import CLOSE_SECONDS
@@ -34,7 +34,6 @@ from .questions import (
     checked_info,
     checked_name,
     checked_uri,
-    one_of,
     tool_question,
 )
 from .schemas import ToolIndex

@@ -5,7 +5,7 @@ A wrong type is told at once, by name, before anything is sent or even dialled.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 from ..engine.caller import Question
@@ -77,10 +77,3 @@ def checked_info(info: object) -> Mapping[str, Any]:
     if not isinstance(info, Mapping) or not isinstance(info.get("name"), str):
         raise TypeError(f"client_info must be a dict with 'name' and 'version', not {info!r}")
     return {"version": "", **info}
-
-
-def one_of(name: str, value: str | None, known: Sequence[str]) -> str | None:
-    """Return the value of the parameter ``name``, which has to be one of a few, or None."""
-    if value is not None and value not in known:
-        raise ValueError(f"{name} must be one of {', '.join(known)}, not {value!r}")
-    return value

@@ -221,6 +221,9 @@ class Incoming:
 class Handler(Protocol):
     """What the application does with what the other side says. Never called on a reader thread, or under a lock."""
 
+    def offers(self, method: str) -> bool:
+        """Whether ``request`` has anything to say to it; our own code, called on a reader thread, must not wait."""
+
     def request(self, incoming: Incoming) -> dict[str, Any]:
         """Return the result; a JSONRPCError becomes the answer as it is."""
 

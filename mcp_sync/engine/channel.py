@@ -17,6 +17,7 @@ import threading
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..deadlines import Deadline
@@ -162,6 +163,10 @@ class Pipe(ABC):
     def explain(self) -> dict[str, Any]:
         """Return what may explain a silence or an end."""
         return {}
+
+    def masked(self, raw: bytes) -> bytes:
+        """Return bytes that arrived without the secrets that are known here, to be shown."""
+        return raw
 
     def disown(self) -> None:
         """In a forked child: give the inherited copies back, touching nothing of the parent's."""
@@ -361,6 +366,7 @@ class PipeChannel(Channel):
                 if message is None:
                     continue
                 if isinstance(message, Malformed):
+                    message = replace(message, raw=self._pipe.masked(message.raw))
                     self.feed.emit(Unreadable(self.name, message.reason, message.raw))
                 yield message
             self._reading_on.wait()

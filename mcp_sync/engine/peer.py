@@ -56,6 +56,8 @@ FLUSH_SECONDS = 2.0
 """How long the lane tries to send what the reader had to say."""
 OUTBOX_BYTES = 8 << 20
 """How much the reader may have to say before the connection is given up."""
+NESTED_PROGRESS = 1000
+"""How many progress reports wait for a caller that is a callback itself."""
 VERDICT_SECONDS = 1.0
 """How long a caller whose write failed waits for the reader to say why the connection ended."""
 
@@ -402,7 +404,7 @@ class Peer(Caller):
 
     def _follow(self, effect: effects.Effect) -> None:
         if isinstance(effect, effects.Progressed):
-            self._progress(effect.ticket, effect.params)
+            self._progress(effect.ticket, effect.params, effect.size)
         elif isinstance(effect, effects.Told):
             self._tell(effect.notification)
         elif isinstance(effect, effects.Pushed):
@@ -420,10 +422,13 @@ class Peer(Caller):
         else:
             self._feed.emit(Ignored(self.name, effect.why))
 
-    def _progress(self, ticket: _Ticket[Any], params: dict[str, Any]) -> None:
+    def _progress(self, ticket: _Ticket[Any], params: dict[str, Any], size: int) -> None:
         if ticket.nested is not None:
-            ticket.nested.put(params)
-        elif self.lane.offer(lambda: self._report_progress(ticket, params)):
+            if ticket.nested.qsize() < NESTED_PROGRESS:
+                ticket.nested.put(params)
+            else:
+                self._count_drop()
+        elif self.lane.offer(lambda: self._report_progress(ticket, params), size):
             ticket.progress_posted = True
         else:
             self._count_drop()
@@ -460,6 +465,10 @@ class Peer(Caller):
     # -- answering ----------------------------------------------------------------------------------------------------
 
     def _serve(self, request: Request) -> None:
+        handler = self._target()
+        if handler is None or not handler.offers(request.method):  # which is not worth a thread
+            self._refuse(request, METHOD_NOT_FOUND, f"{request.method} is not offered")
+            return
         incoming = Incoming(request)
         with self._lock:
             self._serving[request.id] = incoming

@@ -11,9 +11,10 @@ _NAMES = (
     "pass(?:word|wd|phrase)?|pwd|secret|token|bearer|jwt|cookie|api[-_]?key|access[-_]?key|credential|auth|private"
 )
 _SECRET_NAME = re.compile(_NAMES, re.I)
-_ASSIGNED = re.compile(rf"((?:{_NAMES})[\w.-]*[\"']?\s*[=:]).+", re.I | re.S)
+# Bounded, and a URL known by its "://", or a long word would take quadratic time.
+_ASSIGNED = re.compile(rf"((?:{_NAMES})[\w.-]{{0,200}}[\"']?\s{{0,20}}[=:]).+", re.I | re.S)
 _URL_PARTS = re.compile(
-    r"(?P<scheme>[a-z][a-z0-9+.-]*://)(?:[^/?#\s]*@)?(?P<rest>[^\s?#]*)(?P<query>\?[^\s#]*)?(?P<fragment>#\S*)?", re.I
+    r"(?P<scheme>(?<=[a-z0-9+.-])://)(?:[^/?#\s]*@)?(?P<rest>[^\s?#]*)(?P<query>\?[^\s#]*)?(?P<fragment>#\S*)?", re.I
 )
 
 

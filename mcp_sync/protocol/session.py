@@ -49,6 +49,7 @@ class Progressed(NamedTuple):
 
     ticket: Any
     params: dict[str, Any]
+    size: int
 
 
 class Pushed(NamedTuple):
@@ -310,7 +311,7 @@ class Session(Generic[T]):
         progress = params.get("progress")
         if entry is None or type(progress) not in (int, float):
             return Dropped("progress of a call that is not under way", message)
-        return Progressed(entry[0], params)
+        return Progressed(entry[0], params, message.size)
 
     def _cancelled(self, message: Notification, params: dict[str, Any]) -> Effect:
         request_id = _hashable(params.get("requestId"))

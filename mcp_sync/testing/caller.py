@@ -42,6 +42,10 @@ class Answering:
         self.ends: queue.Queue[MCPError] = queue.Queue()
         self.threads: set[str] = set()
 
+    def offers(self, method: str) -> bool:
+        """Answer everything."""
+        return True
+
     def request(self, incoming: Incoming) -> dict[str, Any]:
         """Answer."""
         self.threads.add(threading.current_thread().name)

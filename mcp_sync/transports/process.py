@@ -216,6 +216,10 @@ class ChildPipe(Pipe):
         if line and self.on_stderr is not None:
             self.on_stderr(self._shown(line))
 
+    def masked(self, raw: bytes) -> bytes:
+        """Return what it wrote without the secrets in its environment."""
+        return self._shown(raw).encode() if self._secrets else raw
+
     def _shown(self, raw: bytes) -> str:
         return mask(raw.decode("utf-8", "replace"), self._secrets)
 
@@ -374,12 +378,9 @@ class ChildPipe(Pipe):
         """Tell whether the process has ended, and learn its status; it stays a zombie until ``_reap``."""
         if self._status is _WAITING:
             try:
-                found = os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+                self._status = _status_of(self._pid)
             except ChildProcessError:
                 self._status = None  # SIGCHLD is ignored, or somebody waits for every child: 0 would be a guess
-            else:
-                if found is not None:
-                    self._status = found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
         return self._status is not _WAITING
 
     def _reap(self) -> None:
@@ -487,6 +488,20 @@ def _advice(error: OSError, program: str, cwd: str | None) -> str:
     if error.errno in (errno.EMFILE, errno.ENFILE):
         return "too many open files; close what is not needed, or raise the limit (ulimit -n)"
     return os.strerror(error.errno) if error.errno else str(error)
+
+
+def _status_of(pid: int) -> Any:
+    """Return the exit status of a child, negative for a signal, or _WAITING while it runs.
+
+    Where ``waitid`` is to be had it stays a zombie, so its number stays its own; macOS has that since Python 3.13.
+    """
+    if not hasattr(os, "waitid"):
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        return os.waitstatus_to_exitcode(status) if ended else _WAITING
+    found = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    if found is None:
+        return _WAITING
+    return found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
 
 
 def _signal_name(number: int) -> str:

@@ -201,6 +201,10 @@ class MCPSession:
 
     # -- Handler, on the lane and on request threads ------------------------------------------------------------------
 
+    def offers(self, method: str) -> bool:
+        """Tell that nothing is offered."""
+        return False
+
     def request(self, incoming: Incoming) -> dict[str, Any]:
         """Refuse: a session in plain dicts offers the server nothing."""
         raise JSONRPCError(METHOD_NOT_FOUND, f"{incoming.request.method} is not offered")

