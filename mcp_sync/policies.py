@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields, replace
 from typing import Any, TypeVar, cast
@@ -63,7 +64,7 @@ def names(name: str, value: Any) -> tuple[str, ...] | None:
     found = tuple(value)
     if not all(isinstance(item, str) for item in found):
         raise TypeError(f"{name} must hold only str, not {found!r}")
-    return found
+    return tuple(encodable(name, item) for item in found)
 
 
 def variables(name: str, value: Any) -> dict[str, str]:
@@ -77,7 +78,21 @@ def variables(name: str, value: Any) -> dict[str, str]:
             raise TypeError(f"{name} must map str to str; {key!r} maps to {type(item).__name__}")
         if not key or "=" in key or "\0" in key + item:
             raise ValueError(f"{name}: {key!r} cannot be set in an environment")
+        encodable(name, key)
+        encodable(f"{name}: the value of {key!r}", item)
     return dict(value)
+
+
+def encodable(name: str, text: str) -> str:
+    """Check for a text that can be handed to the operating system; it is not shown, for it may be a secret."""
+    if "\0" in text:
+        raise ValueError(f"{name} must not hold a NUL character")
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError as error:
+        character = text[error.start : error.end]
+        raise ValueError(f"{name} must not hold {character!a}, which cannot be encoded in {error.encoding}") from None
+    return text
 
 
 def one_of(name: str, value: str | None, known: Sequence[str]) -> str | None:

@@ -21,6 +21,7 @@ from ..protocol.messages import INVALID_PARAMS
 from ..protocol.rounds import METHODS, Call, Gather, Pause, rounds
 from .cache import AnswerCache
 from .callbacks import Callbacks
+from .watching import Watching
 
 R = TypeVar("R")
 
@@ -37,6 +38,7 @@ class Asker:
         self.peer = peer
         self._callbacks = callbacks
         self._cache = cache
+        self.watching = Watching()
 
     def ask(self, question: Question[Any], deadline: Deadline) -> dict[str, Any]:
         """Ask, and wait for the final result; raises as Caller.call says."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..engine.caller import Incoming
 from ..exceptions import ForkedClientError, JSONRPCError, MCPError
+from ..protocol.eras import ACKNOWLEDGED
 from ..protocol.messages import INVALID_PARAMS, METHOD_NOT_FOUND, Notification
 
 if TYPE_CHECKING:
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("mcp_sync")
 
-ACKNOWLEDGED = "notifications/subscriptions/acknowledged"
-"""The beginning of a subscription; it is no news."""
 
 Sampling: TypeAlias = (
     "Callable[[types.CreateMessageRequestParams], str | Mapping[str, Any] | types.CreateMessageResult]"

@@ -37,7 +37,7 @@ from .questions import (
     tool_question,
 )
 from .schemas import ToolIndex
-from .subscriptions import Subscription, make_filter
+from .subscriptions import News, Subscription, make_filter, subscribe
 from .targets import transport_to
 from .tasks import Task, created, declared
 
@@ -116,7 +116,7 @@ class Client:
         self._opening: Peer | None = None
         self._closed = False
         self._closed_properly: Callable[[], None] = lambda: None
-        self._watched: dict[str, Subscription | None] = {}
+        self._watched: dict[str, tuple[Asker, News]] = {}
         self._tools = ToolIndex()
         self._callbacks.listen(self._tools.overhear)
         self._cache = AnswerCache() if self._caching else None
@@ -220,7 +220,7 @@ class Client:
         """Make a new connection the one that everybody uses."""
         before, asker = self._asker, Asker(peer, self._callbacks, self._cache)
         if before is not None:
-            before.peer.close(Deadline(CLOSE_SECONDS))  # it is over; this waits for its threads
+            before.peer.close(deadline.sooner(CLOSE_SECONDS))  # it is over; this waits for its threads
         self._tools.forget()
         if self._cache is not None:
             self._cache.forget()
@@ -359,8 +359,8 @@ class Client:
         deadline = self._deadline(timeout)
         asker = self._connected(deadline)
 
-        def convert(raw: dict[str, Any]) -> ToolResult:
-            return self._tool_result(asker, name, raw, self._deadline(timeout))
+        def convert(raw: dict[str, Any], patience: Deadline) -> ToolResult:
+            return self._tool_result(asker, name, raw, deadline.sooner(patience.remaining))
 
         return asker.submit(replace(question, convert=convert), deadline)
 
@@ -397,15 +397,13 @@ class Client:
         self._watch(self._connected(deadline), uri, deadline)
 
     def _watch(self, asker: Asker, uri: str, deadline: Deadline) -> None:
-        subscription = None
-        if asker.peer.agreement.era.server_asks:
-            asker.ask(Question("resources/subscribe", {"uri": uri}), deadline)
-        else:  # nothing is kept: on_notification tells
-            subscription = Subscription.open(make_filter({}, [uri]), asker, self._callbacks, deadline, kept=0)
+        before = self._watched.get(uri)
+        if before is not None and before[0] is asker:
+            return
+        news = News(make_filter({}, [uri]), kept=0)  # nothing is kept: on_notification tells
+        news.open(asker, self._callbacks, deadline)
         with self._lock:
-            before, self._watched[uri] = self._watched.get(uri), subscription
-        if before is not None:
-            before.close()
+            self._watched[uri] = asker, news
 
     def _watch_again(self, asker: Asker, deadline: Deadline) -> None:
         """Subscribe on a new connection to what was subscribed to on the one before (basic/transports/stdio)."""
@@ -421,11 +419,11 @@ class Client:
         deadline = self._deadline(timeout)
         asker = self._connected(deadline)
         with self._lock:
-            subscription = self._watched.pop(uri, None)
-        if asker.peer.agreement.era.server_asks:
+            _, news = self._watched.pop(uri, (None, None))
+        if news is not None:
+            news.end_on_server(deadline)
+        elif asker.peer.agreement.era.server_asks:  # subscribed to by other means, perhaps
             asker.ask(Question("resources/unsubscribe", {"uri": uri}), deadline)
-        elif subscription is not None:
-            subscription.close(_left(deadline))
 
     def listen(
         self,
@@ -454,7 +452,7 @@ class Client:
             resource_subscriptions,
         )
         deadline = self._deadline(timeout)
-        return Subscription.open(wanted, self._connected(deadline), self._callbacks, deadline)
+        return subscribe(wanted, self._connected(deadline), self._callbacks, deadline)
 
     # -- prompts ------------------------------------------------------------------------------------------------------
 

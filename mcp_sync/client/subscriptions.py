@@ -9,22 +9,25 @@ Source: basic/patterns/subscriptions (2026-07-28); server/{tools,prompts,resourc
 from __future__ import annotations
 
 import queue
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..deadlines import Deadline, as_timeout
+from ..engine.backlog import BACKLOG_ITEMS, Backlog
 from ..engine.caller import CallFuture, Question
+from ..engine.dispatch import start_thread_in_finalizer
 from ..exceptions import MCPConnectionError, MCPError, MCPTimeoutError
+from ..protocol.eras import ACKNOWLEDGED
 from ..protocol.messages import Notification
 from .asking import Asker
-from .callbacks import ACKNOWLEDGED, Callbacks
+from .callbacks import Callbacks
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-KEPT = 1000
-"""News that wait to be iterated; beyond that, new ones are dropped and counted."""
+CLOSE_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,30 +60,39 @@ class Filter:
         }
         return {method for method, wanted in lists.items() if wanted}
 
+    def covers(self, news: Notification) -> bool:
+        """Tell whether a notification carries such news; a resource may be a part of what was subscribed to."""
+        if news.method != "notifications/resources/updated":
+            return news.method in self.methods
+        uri = str((news.params or {}).get("uri"))
+        return any(uri.startswith(wanted) for wanted in self.resource_subscriptions)
+
 
 class Subscription:
     """News of changes on the server. Iterate it; close it, or use it in a ``with`` statement.
 
-    Threads: filled by the reader or the lane; iterating blocks until there is news, or the end.
+    One that is forgotten is ended, as by ``close``.
 
-    Attributes:
-        honoured: What the server agreed to tell, as on the wire (``toolsListChanged`` ...).
-        dropped: News dropped because nobody iterated fast enough.
+    Threads: iterating blocks until there is news, or the end.
     """
 
-    def __init__(self, wanted: Filter, kept: int = KEPT) -> None:
-        self.honoured: dict[str, Any] = {}
-        self.dropped = 0
-        self._wanted = wanted
-        self._kept = kept
-        self._news: queue.Queue[Notification | MCPError | None] = queue.Queue()
-        self._acknowledged: queue.Queue[MCPError | None] = queue.Queue(1)
-        self._stop: Callable[[Deadline], object] = lambda deadline: None
-        self._stop_listening: Callable[[], None] = lambda: None
-        self._closed = False
+    def __init__(self, news: News) -> None:
+        self._news = news
+        self._forgotten = weakref.finalize(self, start_thread_in_finalizer, "mcp-janitor", news.close, CLOSE_SECONDS)
+        self._forgotten.atexit = False
 
     def __repr__(self) -> str:
-        return f"<Subscription {self._wanted.as_dict()}{' closed' if self._closed else ''}>"
+        return f"<Subscription {self._news.wanted.as_dict()}{' closed' if self._news.closed else ''}>"
+
+    @property
+    def honoured(self) -> dict[str, Any]:
+        """What the server agreed to tell, as on the wire (``toolsListChanged`` ...)."""
+        return self._news.honoured
+
+    @property
+    def dropped(self) -> int:
+        """News dropped because nobody iterated fast enough."""
+        return self._news.waiting.dropped
 
     def __iter__(self) -> Iterator[Notification]:
         """Iterate the news until the subscription is closed, here or, in good order, by the server.
@@ -101,34 +113,63 @@ class Subscription:
             MCPTimeoutError: None came within the timeout.
             MCPConnectionError: The subscription broke off; a JSONRPCError where the server said why.
         """
-        limit = None if timeout is None else as_timeout(timeout)
-        try:
-            news = self._news.get(timeout=limit)
-        except queue.Empty:
-            raise MCPTimeoutError(f"no news within {timeout:g} s", details={"limit": timeout}) from None
-        if isinstance(news, Notification):
-            return news
-        self._news.put(news)  # the end stays, for others who iterate
-        if news is None or self._closed or news.details.get("phase") == "closed":
-            return None
-        raise news.about("the subscription broke off", may_have_run=None)
+        return self._news.take(None if timeout is None else as_timeout(timeout))
 
-    def close(self, timeout: float = 5.0) -> None:
-        """Tell the server that no more news is wanted. Idempotent."""
-        if self._closed:
-            return
-        self._closed = True
-        self._news.put(None)
-        try:
-            self._stop(Deadline(timeout))
-        except MCPError:
-            pass  # the connection is gone, and the subscription with it
+    def close(self, timeout: float | None = None) -> None:
+        """Tell the server that no more news is wanted. Idempotent.
+
+        Args:
+            timeout: Seconds; None means 5.
+        """
+        self._forgotten.detach()
+        self._news.close(as_timeout(timeout, default=CLOSE_SECONDS))
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
+
+
+class News:
+    """What is behind a Subscription: filled by the reader or the lane, which must not keep the user's object alive."""
+
+    def __init__(self, wanted: Filter, kept: int = BACKLOG_ITEMS) -> None:
+        self.wanted = wanted
+        self.honoured: dict[str, Any] = {}
+        self.closed = False
+        self.waiting: Backlog[Notification | MCPError | None] = Backlog(kept)
+        self._acknowledged: queue.Queue[MCPError | None] = queue.Queue(1)
+        self._stop: Callable[[Deadline], object] = lambda deadline: None
+        self._stop_listening: Callable[[], None] = lambda: None
+
+    def take(self, limit: float | None) -> Notification | None:
+        """Return the next piece of news, or None at the end; raises as Subscription.next says."""
+        try:
+            news = self.waiting.get(limit)
+        except queue.Empty:
+            raise MCPTimeoutError(f"no news within {limit:g} s", details={"limit": limit}) from None
+        if isinstance(news, Notification):
+            return news
+        self.waiting.put(news)  # the end stays, for others who iterate
+        if news is None or self.closed or news.details.get("phase") == "closed":
+            return None
+        raise news.about("the subscription broke off", may_have_run=None)
+
+    def end_on_server(self, deadline: Deadline) -> None:
+        """End it, here and on the server; raises as Caller.call says. Idempotent."""
+        if self.closed:
+            return
+        self.closed = True
+        self.waiting.put(None)
+        self._stop(deadline)
+
+    def close(self, seconds: float) -> None:
+        """End it, here and as far as possible on the server. Idempotent."""
+        try:
+            self.end_on_server(Deadline(seconds))
+        except MCPError:
+            pass  # the connection is gone, and the subscription with it
 
     # -- filled from elsewhere; nothing here waits --------------------------------------------------------------------
 
@@ -137,15 +178,13 @@ class Subscription:
         if notification.method == ACKNOWLEDGED:
             self.honoured = dict((notification.params or {}).get("notifications") or {})
             self._acknowledge(None)
-        elif self._news.qsize() < self._kept:
-            self._news.put(notification)
         else:
-            self.dropped += 1
+            self.waiting.offer(notification, notification.size)
 
     def end(self, error: MCPError | None) -> None:
         """Take note that nothing more will come: None, in good order."""
         self._acknowledge(error or MCPConnectionError("the server ended the subscription before it began"))
-        self._news.put(error)
+        self.waiting.put(error)
 
     def _acknowledge(self, error: MCPError | None) -> None:
         try:
@@ -155,27 +194,22 @@ class Subscription:
 
     # -- opened in one way or the other -------------------------------------------------------------------------------
 
-    @classmethod
-    def open(
-        cls, wanted: Filter, asker: Asker, callbacks: Callbacks, deadline: Deadline, kept: int = KEPT
-    ) -> Subscription:
-        """Return a subscription that the server has acknowledged, and that keeps so much news.
+    def open(self, asker: Asker, callbacks: Callbacks, deadline: Deadline) -> None:
+        """Subscribe, in the way of the era.
 
         Raises:
             JSONRPCError: The server refused.
             MCPTimeoutError: It did not acknowledge by the deadline.
         """
-        subscription = cls(wanted, kept)
         if asker.peer.agreement.era.server_asks:
-            subscription._open_by_notices(asker, callbacks, deadline)
+            self._open_by_notices(asker, callbacks, deadline)
         else:
-            subscription._open_by_request(asker, deadline)
-        return subscription
+            self._open_by_request(asker, deadline)
 
     def _open_by_request(self, asker: Asker, deadline: Deadline) -> None:
         question: Question[Any] = Question(
             "subscriptions/listen",
-            {"notifications": self._wanted.as_dict()},
+            {"notifications": self.wanted.as_dict()},
             on_push=self.push,
             then=self._ended,
             open_ended=True,
@@ -206,29 +240,36 @@ class Subscription:
 
     def _open_by_notices(self, asker: Asker, callbacks: Callbacks, deadline: Deadline) -> None:
         self._stop_listening = callbacks.listen(self._overhear)
-        subscribed: list[str] = []
+        watched: list[str] = []
 
         def stop(deadline: Deadline) -> None:
             self._stop_listening()
-            for uri in subscribed:
-                asker.peer.call(Question("resources/unsubscribe", {"uri": uri}), deadline)
+            for uri in watched:
+                asker.watching.end(uri, asker.peer, deadline)
 
         self._stop = stop
         try:
-            for uri in self._wanted.resource_subscriptions:
-                asker.peer.call(Question("resources/subscribe", {"uri": uri}), deadline)
-                subscribed.append(uri)
+            for uri in self.wanted.resource_subscriptions:
+                asker.watching.begin(uri, asker.peer, deadline)
+                watched.append(uri)
         except BaseException:
             self.close(max(deadline.remaining, 0.001))
             raise
-        self.honoured = self._wanted.as_dict()
+        self.honoured = self.wanted.as_dict()
 
     def _overhear(self, news: Notification | MCPError) -> None:
         if isinstance(news, MCPError):
             self._stop_listening()  # what a new connection says is no news of this one
             self.end(news)
-        elif news.method in self._wanted.methods:
+        elif self.wanted.covers(news):
             self.push(news)
+
+
+def subscribe(wanted: Filter, asker: Asker, callbacks: Callbacks, deadline: Deadline) -> Subscription:
+    """Return a subscription that the server has acknowledged; raises as News.open says."""
+    news = News(wanted)
+    news.open(asker, callbacks, deadline)
+    return Subscription(news)
 
 
 def make_filter(wanted: Mapping[str, bool], uris: Sequence[str]) -> Filter:

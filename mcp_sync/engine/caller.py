@@ -14,7 +14,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar, cast
 
-from ..deadlines import Deadline
+from ..deadlines import LONGEST_TIMEOUT, Deadline
 from ..exceptions import MCPError
 from ..protocol.messages import Notification, Request, RequestId
 from ..protocol.negotiation import Agreement
@@ -33,7 +33,7 @@ class Question(Generic[R]):
         params: Its params; the era adds what it needs.
         on_progress: Application code, given ``(progress, total, message)``.
         on_push: Our own code, given each notification that belongs to this request; must not wait.
-        convert: Makes of the result what the application wants; runs in the thread that asks for it.
+        convert: Makes of the result what the application wants, by a deadline; runs in the thread that asks for it.
         then: Our own code, run by whoever resolves the future, right after; must not wait.
         open_ended: Whether the answer may take for ever, as that to ``subscriptions/listen``; only for ``submit``.
     """
@@ -42,7 +42,7 @@ class Question(Generic[R]):
     params: Mapping[str, Any] | None = None
     on_progress: Callable[[float, float | None, str | None], Any] | None = None
     on_push: Callable[[Notification], None] | None = None
-    convert: Callable[[dict[str, Any]], R] | None = None
+    convert: Callable[[dict[str, Any], Deadline], R] | None = None
     then: Callable[[CallFuture[R]], None] | None = None
     open_ended: bool = False
 
@@ -111,10 +111,17 @@ class CallFuture(Future[R]):
             raise
         if self.question.convert is None:
             return raw
-        with self._converting:
-            if not self._converted:
-                self._converted.append(self.question.convert(cast("dict[str, Any]", raw)))
+        if self._converted:
             return self._converted[0]
+        patience = Deadline(LONGEST_TIMEOUT if timeout is None else max(timeout, 0.0))
+        if not self._converting.acquire(timeout=min(patience.remaining, threading.TIMEOUT_MAX)):
+            raise concurrent.futures.TimeoutError
+        try:
+            if not self._converted:
+                self._converted.append(self.question.convert(cast("dict[str, Any]", raw), patience))
+            return self._converted[0]
+        finally:
+            self._converting.release()
 
     def raw(self) -> dict[str, Any]:
         """Return the result of a call that is over as it came, or raise its error."""
@@ -128,7 +135,7 @@ class CallFuture(Future[R]):
         error = super().exception(timeout)
         if error is None and self.question.convert is not None:
             try:
-                self.result(0)
+                self.result()
             except Exception as flaw:  # whatever converting raises is how the call ended
                 return flaw
         return error

@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+import time
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -40,6 +41,9 @@ FINISH_SECONDS = 5.0
 """For ending what is behind a pipe that ended by itself; ``close`` may bring it forward."""
 EVENTS_SECONDS = 1.0
 """How long after the end observers that are not up to date are still told of what they have missed."""
+FLOOD = 100
+"""After so many messages in one read everybody else has a turn: a reader and a lane that are both busy hand the
+interpreter to each other, and a third thread, which wants to keep its deadline, starves for up to a second."""
 
 
 class Sink(Protocol):
@@ -160,6 +164,16 @@ class Pipe(ABC):
     def finish(self) -> None:
         """End what is behind the stream and give everything back."""
 
+    def pause(self) -> bool:
+        """Let ``read`` give no messages until ``resume``, but see to all else; False: it cannot, so do not call it.
+
+        Both by any thread.
+        """
+        return False
+
+    def resume(self) -> None:
+        """Let ``read`` give messages again."""
+
     def explain(self) -> dict[str, Any]:
         """Return what may explain a silence or an end."""
         return {}
@@ -228,7 +242,8 @@ class PipeChannel(Channel):
 
     Threads: the Seat's reader. ``send`` blocks while another thread writes, and while the other side does not read;
     ``close`` blocks until the reader has given everything back; all three at most until their deadline.
-    Locks: ``_writing`` is held while one message is written, always acquired with the deadline.
+    Locks: ``_writing`` is held while one message is written, always acquired with the deadline. ``_reading`` is taken
+    once, without waiting, by whoever reads or finishes, and never given back.
     """
 
     def __init__(
@@ -253,8 +268,16 @@ class PipeChannel(Channel):
         return f"<PipeChannel {self.name}{' closing' if self._closing else ''}>"
 
     def start(self, sink: Sink) -> None:
-        """Begin delivering to the sink."""
-        self._seat.fill(lambda: self._read_all(sink))
+        """Begin delivering to the sink.
+
+        Raises:
+            MCPConnectionError: There can be no more threads.
+        """
+        try:
+            self._seat.fill(lambda: self._read_all(sink))
+        except RuntimeError as error:
+            text = f"no more threads can be started, and nobody would read from {self.name} ({error})"
+            raise MCPConnectionError(text, details={"phase": "connect"}, may_have_run=False) from error
 
     def send(self, message: Message | Mapping[str, Any], deadline: Deadline) -> None:
         """Send one whole message; raises as Channel.send says."""
@@ -319,12 +342,15 @@ class PipeChannel(Channel):
 
     def pause(self) -> None:
         """Stop reading for now; what arrives waits in the pipe."""
+        if self._pipe.pause():
+            return
         self._reading_on.clear()
         if self._closing:  # close() may have let the reader go on just before
             self._reading_on.set()
 
     def resume(self) -> None:
         """Read on."""
+        self._pipe.resume()
         self._reading_on.set()
 
     def explain(self) -> dict[str, Any]:
@@ -369,6 +395,8 @@ class PipeChannel(Channel):
                     message = replace(message, raw=self._pipe.masked(message.raw))
                     self.feed.emit(Unreadable(self.name, message.reason, message.raw))
                 yield message
+            if len(pieces) >= FLOOD:
+                time.sleep(0)
             self._reading_on.wait()
         if self._closing:
             raise MCPConnectionError(

@@ -201,6 +201,11 @@ class Lane:
         """Whether the calling thread is the lane's."""
         return threading.current_thread() is self._worker
 
+    @property
+    def last_orders(self) -> Deadline | None:
+        """Until when offered jobs that wait are still begun; None as long as the lane is not closed."""
+        return self._last_orders
+
     def post(self, job: Job) -> None:
         """Run the job after those before it. Where no thread can do it any more, it runs here and now."""
         with self._lock:

@@ -39,12 +39,14 @@ from ..protocol.messages import (
     Notification,
     Request,
     RequestId,
+    encode,
 )
 from ..protocol.negotiation import Agreement
 from ..protocol.session import Session
+from .backlog import Backlog
 from .caller import Caller, CallFuture, Handler, Incoming, Question
 from .channel import Channel, as_end, last_words
-from .dispatch import Crew, Job, exiting
+from .dispatch import Crew, Job, Lane, exiting
 from .interrupts import await_event
 from .lifetimes import tell_of_forks
 
@@ -56,10 +58,12 @@ FLUSH_SECONDS = 2.0
 """How long the lane tries to send what the reader had to say."""
 OUTBOX_BYTES = 8 << 20
 """How much the reader may have to say before the connection is given up."""
-NESTED_PROGRESS = 1000
-"""How many progress reports wait for a caller that is a callback itself."""
 VERDICT_SECONDS = 1.0
 """How long a caller whose write failed waits for the reader to say why the connection ended."""
+
+
+_ENDED_BY = {"timeout": "MCPTimeoutError", "cancelled": "CancelledError", "error": "MCPError"}
+"""The name of the error, by the Session's word for a call that ended without an answer."""
 
 
 class _Ticket(CallFuture[R]):
@@ -76,7 +80,7 @@ class _Ticket(CallFuture[R]):
         super().__init__(question, owner)
         self.started = time.monotonic()
         self.request: Request | None = None
-        self.nested: queue.SimpleQueue[dict[str, Any] | None] | None = None
+        self.nested: Backlog[dict[str, Any] | None] | None = None
         self.progress_posted = False
 
 
@@ -104,7 +108,8 @@ class Peer(Caller):
         self._lock = threading.Lock()  # guards _session, _serving, _outbox, _outbox_bytes, _flush_posted, _end
         self._session: Session[_Ticket[Any]] = Session()
         self._serving: dict[RequestId, Incoming] = {}
-        self._outbox: deque[Message] = deque()
+        self._outbox: deque[tuple[Message, int]] = deque()
+        self._outlet = Lane(f"mcp-{channel.threads}-outbox")
         self._outbox_bytes = 0
         self._flush_posted = False
         self._end: MCPError | None = None
@@ -120,7 +125,7 @@ class Peer(Caller):
         """Ask, and wait for the result; raises as Caller.call says."""
         ticket = self._enter(question)
         if question.on_progress is not None and self.lane.is_current:
-            ticket.nested = queue.SimpleQueue()
+            ticket.nested = Backlog()
         stuck: MCPTimeoutError | None = None
         try:
             self._say(ticket, deadline)
@@ -187,11 +192,6 @@ class Peer(Caller):
     def over(self) -> bool:
         """Whether the conversation has ended."""
         return self._end is not None
-
-    @property
-    def closed_by(self) -> MCPError | None:
-        """Why the conversation is over; None while it is not."""
-        return self._end
 
     @property
     def counters(self) -> dict[str, int]:
@@ -278,7 +278,7 @@ class Peer(Caller):
             notice = self._session.cancel_notice(ticket.request_id, ticket.question.method, reason) if reason else None
         if notice is not None and not self._channel.abandon(ticket.request_id):
             self._post_out(notice)
-        self._report(ticket, why)
+        self._report(ticket, _ENDED_BY[why])
         return True
 
     def _stop_waiting(self, ticket: _Ticket[Any], deadline: Deadline, stuck: MCPTimeoutError | None) -> None:
@@ -424,9 +424,7 @@ class Peer(Caller):
 
     def _progress(self, ticket: _Ticket[Any], params: dict[str, Any], size: int) -> None:
         if ticket.nested is not None:
-            if ticket.nested.qsize() < NESTED_PROGRESS:
-                ticket.nested.put(params)
-            else:
+            if not ticket.nested.offer(params, size):
                 self._count_drop()
         elif self.lane.offer(lambda: self._report_progress(ticket, params), size):
             ticket.progress_posted = True
@@ -467,7 +465,7 @@ class Peer(Caller):
     def _serve(self, request: Request) -> None:
         handler = self._target()
         if handler is None or not handler.offers(request.method):  # which is not worth a thread
-            self._refuse(request, METHOD_NOT_FOUND, f"{request.method} is not offered")
+            self._refuse(request, METHOD_NOT_FOUND, f"{request.method:.80} is not offered")
             return
         incoming = Incoming(request)
         with self._lock:
@@ -481,7 +479,7 @@ class Peer(Caller):
         request = incoming.request
         handler = self._target()
         if handler is None:
-            self._refuse(request, METHOD_NOT_FOUND, f"{request.method} is not offered")
+            self._refuse(request, METHOD_NOT_FOUND, f"{request.method:.80} is not offered")
             return
         try:
             result = handler.request(incoming)
@@ -523,8 +521,8 @@ class Peer(Caller):
     # -- what has to be said, but not by the reader -------------------------------------------------------------------
 
     def _post_out(self, message: Message) -> None:
-        """Leave a message for the next writer, or the lane; a reader must not write."""
-        size = 200 + len(str(getattr(message, "id", "")))
+        """Leave a message for the next writer, or the outlet; a reader must not write, nor wait for a callback."""
+        message, size = _sayable(message)
         with self._lock:
             if self._end is not None:
                 return
@@ -532,13 +530,13 @@ class Peer(Caller):
             if overflow:
                 self._end = MCPConnectionError(f"{self.name} asks faster than it reads our answers")
             else:
-                self._outbox.append(message)
+                self._outbox.append((message, size))
                 self._outbox_bytes += size
                 posted, self._flush_posted = self._flush_posted, True
         if overflow:
-            self.lane.post(lambda: self._channel.close(Deadline(FLUSH_SECONDS)))
+            self._outlet.post(lambda: self._channel.close(Deadline(FLUSH_SECONDS)))
         elif not posted:
-            self.lane.post(self._flush_soon)
+            self._outlet.post(self._flush_soon)
 
     def _flush_soon(self) -> None:
         with self._lock:
@@ -563,21 +561,16 @@ class Peer(Caller):
             with self._lock:
                 if not self._outbox:
                     return
-                message = self._outbox.popleft()
-                self._outbox_bytes -= 200 + len(str(getattr(message, "id", "")))
+                message, size = self._outbox.popleft()
+                self._outbox_bytes -= size
             try:
                 self._channel.send(message, deadline)
             except MCPTimeoutError as stuck:
                 if stuck.may_have_run is False:
                     with self._lock:
-                        self._outbox.appendleft(message)
-                        self._outbox_bytes += 200 + len(str(getattr(message, "id", "")))
+                        self._outbox.appendleft((message, size))
+                        self._outbox_bytes += size
                 raise
-            except (LocalProtocolError, MessageTooLarge) as error:  # a callback's error, with odd data; nobody else's
-                log.error("what a callback raised cannot be sent: %s", error)
-                if isinstance(message, Failure):
-                    plain = Failure(message.id, message.code, "the error that the callback raised cannot be sent")
-                    self._channel.send(plain, deadline)
 
     # -- the end ------------------------------------------------------------------------------------------------------
 
@@ -599,6 +592,7 @@ class Peer(Caller):
         self.closed(end)
         self._channel.close(deadline)
         self._crew.close(deadline)
+        self._outlet.close(deadline)
         self.lane.close(deadline)
         self._channel.events.close(deadline)
 
@@ -606,8 +600,21 @@ class Peer(Caller):
         """In a forked child: fail what was in flight here; nothing can be asked any more."""
         self._lock = threading.Lock()  # guards as before; the old one may be held by a thread that stayed behind
         self._end = self._forked_error()
-        for lane in (self.lane, self._channel.events):
+        for lane in (self.lane, self._outlet, self._channel.events):
             lane.forked()
         for ticket in self._session.close():
             ticket.reborn()
             ticket.settle(None, self._forked_error())
+
+
+def _sayable(message: Message) -> tuple[Message, int]:
+    """Return a message that can be sent for sure, and its size: a callback's error may hold anything."""
+    try:
+        size = len(encode(message))
+    except LocalProtocolError as error:
+        log.error("what a callback raised cannot be sent: %s", error)
+        size = OUTBOX_BYTES
+    if size <= OUTBOX_BYTES // 8 or not isinstance(message, Failure):
+        return message, size
+    plain = Failure(message.id, message.code, "the error that the callback raised cannot be sent")
+    return plain, len(encode(plain))

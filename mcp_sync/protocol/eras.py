@@ -28,6 +28,9 @@ SERVER_INFO_KEY = META + "serverInfo"
 SUBSCRIPTION_KEY = META + "subscriptionId"
 TASKS_EXTENSION = META + "tasks"
 
+ACKNOWLEDGED = "notifications/subscriptions/acknowledged"
+"""The beginning of a subscription; it is no news."""
+
 LOG_LEVELS = ("debug", "info", "notice", "warning", "error", "critical", "alert", "emergency")
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any, ClassVar
 
 from ..deadlines import Deadline
-from ..engine.channel import Channel, PipeChannel
+from ..engine.channel import Channel
 from ..policies import Limits, gather, with_knobs
-from .objects import ObjectPipe, check_free, is_custom, pipe_over
+from .objects import dial_object, end_of, is_custom
 from .transport import MCPTransport
 
 
@@ -25,13 +26,18 @@ class CustomTransport(MCPTransport):
 
     def __init__(self, target: Any, *, timeout: float | None = None, **knobs: Any) -> None:
         super().__init__(timeout, gather(CustomTransport, (Limits,), None, knobs))
+        if isinstance(target, io.IOBase):
+            raise TypeError(
+                f"{target!r} cannot pass messages: it is a file of bytes or lines, and its close() may wait for its "
+                "read(); wrap it in an object whose read() returns one message, and whose close() ends a waiting read()"
+                " (of a socket: socket.shutdown())"
+            )
         if not is_custom(target):
             raise TypeError(
                 f"{target!r} cannot pass messages: it has neither read, write and close, "
                 "nor send_message and receive_message"
             )
         self._target = target
-        self._pipe: ObjectPipe | None = None
 
     @property
     def name(self) -> str:
@@ -43,7 +49,7 @@ class CustomTransport(MCPTransport):
 
         Raises:
             MCPConnectionError: Another conversation has it, or its ``connect`` fails.
+            MCPTimeoutError: Not by the deadline.
+            ForkedClientError: The process that this one was forked from has it, and it cannot connect anew.
         """
-        check_free(self._pipe, self.name)
-        self._pipe = pipe_over(self._target, self.name)
-        return PipeChannel(self._pipe, self._policies[Limits], self._observers)
+        return dial_object(self, self._target, end_of(self._target), deadline)

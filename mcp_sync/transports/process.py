@@ -18,16 +18,17 @@ import sys
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from ..deadlines import Deadline
 from ..engine.channel import Pipe, last_words
 from ..exceptions import MCPConnectionError, MCPTimeoutError, MessageTooLarge
-from ..observe import Feed, ProcessEnded
+from ..observe import Feed, Ignored, ProcessEnded
 from ..policies import Shutdown
 from ..protocol.framing import LineSplitter, Overlong
 from ..protocol.redact import mask
+from .outlet import Outlet
 
 POLL_SECONDS = 3600.0
 """How long one poll may take; its argument is a C int of milliseconds."""
@@ -48,7 +49,6 @@ KILLED_SECONDS = 1.0
 PATIENCE_SHARE = 0.8
 """Share of the time to shut down after which the process is killed; half of it passes before SIGTERM."""
 
-_READABLE = select.POLLIN | select.POLLHUP | select.POLLERR | select.POLLNVAL
 _WAITING = object()
 
 
@@ -79,7 +79,7 @@ class ChildPipe(Pipe):
     """Lines to and from a child process.
 
     Threads: the channel's reader runs ``read``, ``epitaph`` and ``finish``.
-    Locks: ``_ending`` is held for a few instructions.
+    Locks: ``_ending`` is held for a few instructions; writing to ``_ring`` does not wait.
 
     Args:
         process: The child, just started, in a session of its own; its three streams are pipes without buffers.
@@ -90,7 +90,7 @@ class ChildPipe(Pipe):
 
     Attributes:
         feed: Where events go.
-        on_stderr: Is given its stderr, line by line; must not wait.
+        outlet: Takes its stderr, line by line; None: nobody wants it.
     """
 
     kind = "stdio"
@@ -112,13 +112,16 @@ class ChildPipe(Pipe):
         self._pid = process.pid
         self._shutdown = shutdown
         self._secrets = secrets
-        self.on_stderr: Callable[[str], object] | None = None
+        self.outlet: Outlet | None = None
         self._stdin, self._stdout, self._stderr = (
             stream.fileno() for stream in (process.stdin, process.stdout, process.stderr)
         )
         for descriptor in (self._stdin, self._stdout, self._stderr):
             os.set_blocking(descriptor, False)
         self._wake, self._ring = os.pipe()
+        for descriptor in (self._wake, self._ring):
+            os.set_blocking(descriptor, False)
+        self._paused = False
         self._pidfd = _open_pidfd(self._pid)
         self._ending = threading.Lock()  # guards _deadline, _ring
         self._deadline: Deadline | None = None
@@ -134,6 +137,7 @@ class ChildPipe(Pipe):
         for descriptor in (self._stdout, self._stderr, self._wake, self._pidfd):
             if descriptor >= 0:
                 self._poll.register(descriptor, select.POLLIN)
+        self._stdout_watched = True
         # Ctrl-C may come where nobody has this yet who would finish it.
         self._lost = weakref.finalize(self, discard, process, self._wake, self._ring, self._pidfd)
         self._lost.atexit = False
@@ -143,10 +147,12 @@ class ChildPipe(Pipe):
     def read(self) -> Sequence[bytes | Overlong]:
         """Wait for at least one line; an empty answer is the end of stdout, or of the process."""
         while self._deadline is None and not self._endless:
+            self._watch_stdout(not self._paused)
             ready = self._wait(None if self._pidfd >= 0 else 1.0)
             if self._stderr in ready:
                 self._drain_stderr()
             if self._pidfd in ready or (self._stdout not in ready and self._has_ended()):
+                self._watch_stdout(True)  # paused or not: it is little, and then comes the end
                 return self._last_lines()  # a grandchild may hold stdout open for ever
             if self._stdout in ready:
                 lines, ended = self._read_stdout()
@@ -163,7 +169,37 @@ class ChildPipe(Pipe):
         return []
 
     def _wait(self, seconds: float | None) -> set[int]:
-        return {descriptor for descriptor, _ in self._poll.poll(None if seconds is None else seconds * 1000)}
+        ready = {descriptor for descriptor, _ in self._poll.poll(None if seconds is None else seconds * 1000)}
+        if self._wake in ready:
+            try:
+                os.read(self._wake, READ_BYTES)
+            except BlockingIOError:
+                pass
+        return ready
+
+    def _watch_stdout(self, wanted: bool) -> None:
+        if wanted and not self._stdout_watched:
+            self._poll.register(self._stdout, select.POLLIN)
+        elif self._stdout_watched and not wanted:
+            self._poll.unregister(self._stdout)
+        self._stdout_watched = wanted
+
+    def pause(self) -> bool:
+        """Leave stdout alone, but drain stderr and notice the process's end. By any thread."""
+        self._paused = True
+        return True
+
+    def resume(self) -> None:
+        """Read stdout again. By any thread."""
+        if not self._paused:
+            return
+        self._paused = False
+        with self._ending:
+            if self._ring >= 0:
+                try:
+                    os.write(self._ring, b"!")
+                except BlockingIOError:
+                    pass  # the reader has been woken so often that it will not miss it
 
     def _read_stdout(self) -> tuple[list[bytes | Overlong], bool]:
         try:
@@ -204,17 +240,18 @@ class ChildPipe(Pipe):
             chunk = b""
         if not chunk:
             self._poll.unregister(self._stderr)
-            self._pass_on(self._errors.flush())
+            self._pass_on([rest] if (rest := self._errors.flush()) else [])
             return
         self._tail += chunk
         del self._tail[:-STDERR_BYTES]
-        if self.on_stderr is not None:
-            for line in self._errors.feed(chunk):
-                self._pass_on(line if isinstance(line, bytes) else line.head)
+        if self.outlet is not None:
+            lines = self._errors.feed(chunk)
+            heads = (line if isinstance(line, bytes) else line.head if not line.ended else b"" for line in lines)
+            self._pass_on([line for line in heads if line])
 
-    def _pass_on(self, line: bytes) -> None:
-        if line and self.on_stderr is not None:
-            self.on_stderr(self._shown(line))
+    def _pass_on(self, lines: list[bytes]) -> None:
+        if lines and self.outlet is not None:
+            self.outlet.take([self._shown(line) for line in lines])
 
     def masked(self, raw: bytes) -> bytes:
         """Return what it wrote without the secrets in its environment."""
@@ -305,6 +342,8 @@ class ChildPipe(Pipe):
         }
         if self._status is not _WAITING:
             details["exit_status"] = self._status
+        if self.outlet is not None and self.outlet.dropped:
+            details["stderr_dropped"] = self.outlet.dropped
         return details
 
     def end_writing(self) -> None:
@@ -320,12 +359,15 @@ class ChildPipe(Pipe):
         """End the process, and the rest of its group; then close everything."""
         self.hang_up(Deadline(self._shutdown.seconds))
         self._poll.unregister(self._wake)
+        self._watch_stdout(True)  # it may be blocked on that
         self._climb_down()
         if self._shutdown.tree:
             self._signal(signal.SIGKILL)  # the leader is not reaped yet, so the group's number is still its own
         self._drain_last_words()
         self._reap()
         self._close_all()
+        if self.outlet is not None and self.outlet.dropped:
+            self.feed.emit(Ignored(self.name, f"{self.outlet.dropped} lines of stderr, taken too slowly"))
         self.feed.emit(ProcessEnded(self.name, self._pid, self._status))
 
     def _drain_last_words(self) -> None:
@@ -363,7 +405,7 @@ class ChildPipe(Pipe):
             except OSError:
                 gone = False
             if gone:
-                self._poll.unregister(self._stdout)
+                self._watch_stdout(False)
 
     def _signal(self, number: signal.Signals) -> None:
         try:

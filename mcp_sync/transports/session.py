@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import queue
+import threading
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..deadlines import Deadline, as_timeout
+from ..engine.backlog import Backlog
 from ..engine.caller import CallFuture, Incoming, Question
 from ..engine.connect import Introduction, closing_time
-from ..engine.lifetimes import close_when_forgotten
+from ..engine.lifetimes import close_when_forgotten, tell_of_forks
 from ..engine.peer import Peer
-from ..exceptions import JSONRPCError, MCPError, MCPTimeoutError
-from ..protocol.eras import Identity
+from ..exceptions import ForkedClientError, JSONRPCError, MCPError, MCPTimeoutError
+from ..protocol.eras import ACKNOWLEDGED, Identity, Stateless
 from ..protocol.messages import METHOD_NOT_FOUND, Notification
 
 if TYPE_CHECKING:
     from typing_extensions import Self
-
-KEPT = 1000
-"""Messages kept for whoever listens; beyond that, new ones are dropped and counted."""
 
 
 class MCPSession:
@@ -35,14 +35,19 @@ class MCPSession:
         self, converse: Callable[[Introduction], Peer], timeout: float, version: str | None, name: str
     ) -> None:
         self._timeout = timeout
-        self._pushed: queue.Queue[dict[str, Any] | MCPError] = queue.Queue()
-        self._streams: list[queue.Queue[Any]] = []
+        self._pushed: Backlog[dict[str, Any] | MCPError] = Backlog()
+        self._streams: list[Backlog[Any]] = []
         self._closing = False
         self.dropped = 0
+        self._listening = threading.Lock()  # guards the subscribing: whoever takes it does; never given back
         opened: list[Peer] = []
         try:
-            self._peer = converse(Introduction(Identity(), version, self, opened=opened.append))
+            self._peer = converse(Introduction(_identity(), version, self, opened=opened.append))
             self._closed_properly = close_when_forgotten(self, self._peer, f"<MCPSession {name}>")
+            era = self._peer.agreement.era
+            if isinstance(era, Stateless):  # which else would send no log messages
+                self._peer.agree(replace(self._peer.agreement, era=era.at_level("debug")))
+            tell_of_forks(self)
         except BaseException as error:  # Ctrl-C just after it was opened
             for peer in opened:
                 peer.close(Deadline(closing_time(error)))
@@ -125,7 +130,7 @@ class MCPSession:
             MCPError: As ``send_request``, from the iterator.
         """
         deadline = self._deadline(timeout)
-        items: queue.Queue[Any] = queue.Queue()
+        items: Backlog[Any] = Backlog()
         question: Question[dict[str, Any]] = Question(
             method,
             _checked(params),
@@ -139,7 +144,7 @@ class MCPSession:
             self._end_stream(items, None)
             raise
 
-    def _end_stream(self, items: queue.Queue[Any], future: CallFuture[dict[str, Any]] | None) -> None:
+    def _end_stream(self, items: Backlog[Any], future: CallFuture[dict[str, Any]] | None) -> None:
         """Put no more messages there, but the future; on the lane, so never wait for whoever reads, or does not."""
         items.put(future)
         try:
@@ -148,7 +153,7 @@ class MCPSession:
             pass  # whoever reads was first
 
     def _stream(
-        self, items: queue.Queue[Any], future: CallFuture[dict[str, Any]], deadline: Deadline
+        self, items: Backlog[Any], future: CallFuture[dict[str, Any]], deadline: Deadline
     ) -> Iterator[dict[str, Any]]:
         try:
             while True:
@@ -166,11 +171,31 @@ class MCPSession:
     def listen(self) -> Iterator[dict[str, Any]]:
         """Iterate every notification of the server, from the session's beginning on, until the session ends.
 
-        Each is a dict with ``method`` and ``params``.
+        Each is a dict with ``method`` and ``params``. In the stateless era changes of lists are only told to those who
+        subscribe, which this does, and waits for.
 
         Raises:
             MCPConnectionError: The connection was lost; a session that we close just ends the loop.
         """
+        if not self._peer.agreement.era.server_asks and self._listening.acquire(blocking=False):
+            self._subscribe(self._deadline(None))
+        return self._listen()
+
+    def _subscribe(self, deadline: Deadline) -> None:
+        begun = threading.Event()
+        offered = self._peer.agreement.capabilities
+        wanted = {f"{kind}ListChanged": True for kind in ("tools", "prompts", "resources") if kind in offered}
+        question: Question[Any] = Question(
+            "subscriptions/listen",
+            {"notifications": wanted},
+            on_push=lambda notification: begun.set(),
+            then=lambda future: begun.set(),  # refused, perhaps: then there is nothing of the kind to hear
+            open_ended=True,
+        )
+        self._peer.submit(question, deadline)
+        begun.wait(deadline.remaining)
+
+    def _listen(self) -> Iterator[dict[str, Any]]:
         while True:
             item = self._pushed.get()
             if not isinstance(item, MCPError):
@@ -211,24 +236,35 @@ class MCPSession:
 
     def notification(self, notification: Notification) -> None:
         """Keep it for whoever listens."""
+        if notification.method == ACKNOWLEDGED:
+            return  # the beginning of a subscription is no news
         message = notification.as_dict()
-        self._keep(self._pushed, message)
+        self._keep(self._pushed, message, notification.size)
         if notification.method == "notifications/message":
             for items in list(self._streams):
-                self._keep(items, message)
+                self._keep(items, message, notification.size)
 
     def closed(self, error: MCPError) -> None:
         """End the loops of whoever listens."""
         self._pushed.put(error)
 
-    def _keep(self, items: queue.Queue[Any], message: dict[str, Any]) -> None:
-        if items.qsize() < KEPT:  # only the lane puts messages there
-            items.put(message)
-        else:
+    def forked(self) -> None:
+        """In a forked child: end the loops of whoever listens; the old queue's locks may be held by nobody."""
+        self._pushed = Backlog()
+        self._pushed.put(ForkedClientError(f"{self._peer.name} was connected by the process this one was forked from"))
+
+    def _keep(self, items: Backlog[Any], message: dict[str, Any], size: int = 0) -> None:
+        if not items.offer(message, size):
             self.dropped += 1
 
     def _deadline(self, timeout: float | None) -> Deadline:
         return Deadline(as_timeout(timeout, default=self._timeout))
+
+
+def _identity() -> Identity:
+    from .. import __version__
+
+    return Identity({"name": "mcp-sync", "version": __version__})
 
 
 def _progress(progress: float, total: float | None, message: str | None) -> dict[str, Any]:

@@ -15,9 +15,10 @@ from ..engine.connect import INTERRUPTED_SECONDS
 from ..engine.dispatch import uninterrupted
 from ..exceptions import MCPTransportError
 from ..observe import ProcessStarted
-from ..policies import Limits, Shutdown, Surroundings, gather, variables, with_knobs
+from ..policies import Limits, Shutdown, Surroundings, encodable, gather, variables, with_knobs
 from ..protocol.redact import redact_command, secrets_of
 from . import process
+from .outlet import Outlet
 from .transport import MCPTransport
 
 if TYPE_CHECKING:
@@ -63,7 +64,9 @@ class StdioTransport(MCPTransport):
         cwd: The directory to start it in; ``working_directory`` is another name for it.
         working_directory: See ``cwd``.
         timeout: Seconds that any call may take unless told otherwise; None means 30.
-        stderr: Where each line of its stderr goes: a function, a logging.Logger, or anything with ``write(str)``.
+        stderr: Where each line of its stderr goes: a function, a logging.Logger, or anything with ``write(str)``. It
+            runs on a thread of its own, and gets the first 64 KiB of a line that is longer. If it is so slow that megabytes wait for it, lines are dropped; their number
+            is in the ``details["stderr_dropped"]`` of errors, and in an ``Ignored`` event at the end.
         policies: Policies given whole, in place of the keywords below.
         **knobs: ``max_message_size`` (bytes of one message, default 16 MiB), ``max_pending_messages``,
             ``max_backlog``, ``max_concurrent_callbacks`` (``mcp_sync.policies.Limits``); ``shutdown_timeout`` (seconds,
@@ -138,8 +141,7 @@ class StdioTransport(MCPTransport):
         channel = PipeChannel(pipe, limits, self._observers, threads=short)
         pipe.feed = channel.feed
         if self._stderr is not None:
-            write, offer = self._stderr, channel.events.offer
-            pipe.on_stderr = lambda line: offer(lambda: write(line), len(line))
+            pipe.outlet = Outlet(self._stderr, channel.events)
         channel.feed.emit(ProcessStarted(self.name, child.pid))
         return channel
 
@@ -154,8 +156,7 @@ def _argv(command: object, args: object) -> list[str]:
     for word in argv:
         if not isinstance(word, str):
             raise TypeError(f"command and args must hold only str, not {type(word).__name__} ({word!r})")
-        if "\0" in word:
-            raise ValueError("command and args must not hold a NUL character")
+        encodable("command and args", word)
     if not argv[0]:
         raise ValueError("command must not be empty")
     return argv
@@ -175,7 +176,7 @@ def _directory(cwd: object, working_directory: object) -> str | None:
         return None
     if not isinstance(chosen, (str, os.PathLike)):
         raise TypeError(f"cwd must be a path, not {type(chosen).__name__} ({chosen!r})")
-    return os.fspath(chosen)
+    return encodable("cwd", os.fsdecode(chosen))
 
 
 def _line_writer(target: Any) -> Callable[[str], object] | None:

@@ -5,6 +5,7 @@ It is also a small blocking facade over one connection, for those who want to se
 
 from __future__ import annotations
 
+import inspect
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -20,7 +21,7 @@ from ..exceptions import ForkedClientError, LocalProtocolError, MCPConnectionErr
 from ..observe import Event, Observers
 from ..policies import Limits, Policies, one_of
 from ..protocol.eras import VERSIONS
-from .objects import complete
+from .objects import ObjectPipe, complete, is_inner
 from .session import MCPSession
 
 if TYPE_CHECKING:
@@ -114,6 +115,7 @@ class MCPTransport(ABC):
     timeout: float = DEFAULT_TIMEOUT
     _policies: Policies
     _line: _Line | None = None
+    _object_pipe: ObjectPipe | None = None
     _doors: _Doors
     _observers: Observers
     _closed_properly: Callable[[], None] | None = None
@@ -133,8 +135,10 @@ class MCPTransport(ABC):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if "send_message" in cls.__dict__ and "receive_message" in cls.__dict__:
-            complete(cls)
+        complete(cls, MCPTransport)
+        if "__init__" in cls.__dict__ and "__signature__" not in cls.__dict__ and hasattr(cls, "__signature__"):
+            whole = inspect.signature(cls.__init__)  # not the one that with_knobs gave the parent
+            cls.__signature__ = whole.replace(parameters=list(whole.parameters.values())[1:])
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}{' connected' if self.connected else ''}>"
@@ -174,6 +178,8 @@ class MCPTransport(ABC):
             MCPConnectionError: The server cannot be reached.
             MCPTimeoutError: Not within the timeout.
         """
+        if is_inner(self):  # super().connect() in an author's own: we are called by what this would call
+            return self
         deadline = Deadline(as_timeout(timeout, default=self.timeout))
         doors = self._doors
         try:
@@ -210,7 +216,8 @@ class MCPTransport(ABC):
         Args:
             timeout: Seconds; None means 5.
         """
-        self._end_line(Deadline(as_timeout(timeout, default=CLOSE_SECONDS)))
+        if not is_inner(self):
+            self._end_line(Deadline(as_timeout(timeout, default=CLOSE_SECONDS)))
 
     def _end_line(self, deadline: Deadline) -> None:
         """Close the line; for each of several threads that do so at once, it is over afterwards."""
@@ -252,14 +259,15 @@ class MCPTransport(ABC):
         """Return the next message that arrives, waiting for it.
 
         Args:
-            timeout: Seconds; None means the transport's own.
+            timeout: Seconds; None means the transport's own, 0 not to wait.
 
         Raises:
             MCPTimeoutError: None came within the timeout.
             MCPConnectionError: The connection is over, and all that came before has been received.
             RemoteProtocolError: An answer came that cannot be read.
         """
-        message = self._own_line().inbox.take(as_timeout(timeout, default=self.timeout))
+        seconds = 0.0 if timeout == 0 and not isinstance(timeout, bool) else as_timeout(timeout, default=self.timeout)
+        message = self._own_line().inbox.take(seconds)
         return message.as_dict()  # type: ignore[union-attr]  # an Inbox holds neither Batch nor Malformed
 
     def __enter__(self) -> Self:
@@ -315,6 +323,8 @@ class MCPTransport(ABC):
         return observer
 
     def _own_line(self) -> _Line:
+        if is_inner(self):
+            raise NotImplementedError(f"{type(self).__name__} passes messages itself; there is no super() that could")
         line = self._line
         if line is None:
             raise MCPConnectionError(

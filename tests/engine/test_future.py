@@ -162,7 +162,7 @@ def test_what_whoever_holds_it_does_to_it_hurts_nobody_else(desk: Desk) -> None:
 def test_a_result_is_converted_once_and_in_the_thread_that_asks(desk: Desk) -> None:
     threads: list[int] = []
 
-    def convert(raw: dict[str, Any]) -> list[int]:
+    def convert(raw: dict[str, Any], patience: Deadline) -> list[int]:
         threads.append(threading.get_ident())
         return [raw["n"]]
 
@@ -177,7 +177,7 @@ def test_a_result_is_converted_once_and_in_the_thread_that_asks(desk: Desk) -> N
 
 
 def test_a_result_that_cannot_be_converted_is_the_futures_error(desk: Desk) -> None:
-    def convert(raw: dict[str, Any]) -> Any:
+    def convert(raw: dict[str, Any], patience: Deadline) -> Any:
         raise RemoteProtocolError("no such result")
 
     future = desk.ask(Question("echo", convert=convert))

@@ -2,10 +2,10 @@
 
     python -I -S server.py '{"era": "handshake", "on": {"work": ["exit", {"code": 3}]}, "log": "FILE"}'
 
-``era`` is ``handshake`` (it refuses server/discover) or ``stateless`` (it refuses initialize). ``on`` names what it does
-instead of a plain answer when a method, or the tool of that name, is asked for; the manners are the functions below,
-up to ``MANNERS``. Every tool without one answers with its arguments; ``pid`` with what is known of the process. Every
-message that arrives is noted in the file ``log``, one a line: its method, and its id or the id it cancels.
+``era`` is ``handshake`` (it refuses server/discover) or ``stateless`` (it refuses initialize). ``on`` names what it
+does instead of a plain answer when a method, or the tool of that name, is asked for; the manners are the functions
+below, up to ``MANNERS``. Every tool without one answers with its arguments; ``pid`` with what is known of the process.
+Every message that arrives is noted in the file ``log``, one a line: its method, and its id or the id it cancels.
 """
 
 import heapq
@@ -112,6 +112,12 @@ def mute(request):
     os.write(2, b"last words\n")
     os.close(1)
     time.sleep(FOREVER)
+
+
+def hush(request):
+    """Close stderr, and answer."""
+    os.close(2)
+    answer(request)
 
 
 def orphaning(request, code=5, ignores=False):

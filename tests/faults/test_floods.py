@@ -3,13 +3,37 @@
 from __future__ import annotations
 
 import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from faults.tools import ERAS, PATIENCE, adds_up, growing_less_than, manner, serving, talking, tool, until, within, works
+from faults.tools import (
+    ERAS,
+    PATIENCE,
+    adds_up,
+    growing_less_than,
+    manner,
+    serving,
+    talking,
+    tool,
+    until,
+    within,
+    works,
+)
 
-SOON = 2.0
+SECONDS = 2.0
 MEGABYTES = 64
+
+
+@contextmanager
+def soon() -> Iterator[None]:
+    """Check that the block takes no more than two seconds of our own, and no more than four on the clock."""
+    began = time.process_time()
+    with within(SECONDS * 2):
+        yield
+    assert time.process_time() - began < SECONDS
 
 
 @pytest.mark.parametrize("listening", ["nobody", "a callback", "a callback that hangs"])
@@ -26,7 +50,7 @@ def test_100_000_notifications(listening: str) -> None:
     knobs: dict[str, Any] = {} if listening == "nobody" else {"on_notification": take}
     work = manner("flood", count=count, method="notifications/news")
     with serving(work=work, **knobs) as client, growing_less_than(MEGABYTES):
-        with within(SOON):
+        with soon():
             assert tool(client, "work") == {"sent": count}
         works(client)
         counters = client.counters
@@ -46,7 +70,7 @@ def test_10_000_notices_of_changed_tools(era: str) -> None:
     """I8: they end in one thing to know, not in a request each."""
     work = manner("flood", count=10_000, method="notifications/tools/list_changed")
     with serving(era, work=work) as client, growing_less_than(MEGABYTES):
-        with within(SOON):
+        with soon():
             tool(client, "work")
         works(client)
         assert client.counters["sent"] <= 4
@@ -58,7 +82,7 @@ def test_20_000_requests_of_the_server(method: str) -> None:
     """I4, I8, I20: answered or refused, never queued without bound."""
     count = 20_000
     with serving(work=manner("flood", count=count, method=method, ask=True)) as client, growing_less_than(MEGABYTES):
-        with within(SOON):
+        with soon():
             assert tool(client, "work") == {"sent": count}
         works(client)
         assert client.counters["requests_received"] == count
@@ -78,7 +102,7 @@ def test_20_000_requests_while_each_callback_hangs() -> None:
         "flood", count=20_000, method="sampling/createMessage", params={"messages": [], "maxTokens": 1}, ask=True
     )
     with serving(work=work, sampling=hang, max_concurrent_callbacks=4) as client, growing_less_than(MEGABYTES):
-        with within(SOON):
+        with soon():
             tool(client, "work")
         works(client)
         assert len(running) == 4
@@ -90,7 +114,7 @@ def test_in_the_stateless_era_requests_of_the_server_are_ignored() -> None:
     """I8: a server may not ask there, so nothing is answered at all."""
     work = manner("flood", count=20_000, method="ping", ask=True)
     with serving("stateless", work=work) as client, growing_less_than(MEGABYTES):
-        with within(SOON):
+        with soon():
             tool(client, "work")
         assert client.counters["requests_refused"] == 20_000
         works(client)
@@ -109,7 +133,7 @@ def test_50_megabytes_of_stderr(taker: str) -> None:
     knobs: dict[str, Any] = {} if taker == "none" else {"stderr": take}
     work = manner("babble", count=50_000_000)
     with serving(work=work, **knobs) as client, growing_less_than(MEGABYTES):
-        with within(SOON):
+        with soon():
             tool(client, "work")
         works(client)
         release.set()
@@ -120,7 +144,7 @@ def test_progress_floods_nobody_but_the_one_who_asked() -> None:
     """I4, I8, I13"""
     seen: list[float] = []
     with serving(work=manner("progress", times=20_000, then=True)) as client, growing_less_than(MEGABYTES):
-        with within(SOON):
+        with soon():
             client.call_tool("work", on_progress=lambda progress, *_: seen.append(progress))
         assert seen == sorted(seen)
         assert len(seen) + client.counters["dropped_backlog"] == 20_000
@@ -128,11 +152,11 @@ def test_progress_floods_nobody_but_the_one_who_asked() -> None:
 
 
 def test_noise_without_end_is_no_reason_to_wait_or_to_grow() -> None:
-    """I4, I8: a million lines that are no messages."""
-    with serving(work=manner("says", texts=[[("INFO x\n", 300_000)]])) as client, growing_less_than(MEGABYTES):
-        with within(SOON):
+    """I4, I8: lines that are no messages."""
+    with serving(work=manner("says", texts=[[("INFO x\n", 100_000)]])) as client, growing_less_than(MEGABYTES):
+        with soon():
             assert tool(client, "work", a=1) == {"a": 1}
-        assert client.counters["parse_errors"] == 300_000
+        assert client.counters["parse_errors"] == 100_000
         works(client)
 
 
@@ -148,6 +172,7 @@ def test_a_session_that_nobody_listens_to_keeps_a_thousand_messages_and_no_more(
 def test_single_messages_that_nobody_receives_stay_in_the_pipe() -> None:
     """I8: reading pauses; nothing is dropped."""
     from faults.tools import command
+
     from mcp_sync import StdioTransport
 
     work = manner("flood", count=20_000, method="notifications/news")

@@ -30,14 +30,19 @@ NOW = 0.1
 MALFORMED: dict[str, Any] = {
     "no JSON": '{"jsonrpc": "2.0", "id": $ID, "result": {]}',
     "cut off": '{"jsonrpc": "2.0", "id": $ID, "result": {"a": ',
-    "single quotes": "{\"jsonrpc\": \"2.0\", \"id\": $ID, \"result\": {'a': 1}}",
+    "single quotes": '{"jsonrpc": "2.0", "id": $ID, "result": {\'a\': 1}}',
     "a comma too many": '{"jsonrpc": "2.0", "id": $ID, "result": {"a": 1,}}',
     "NaN": '{"jsonrpc": "2.0", "id": $ID, "result": {"a": NaN}}',
     "a lone surrogate": '{"jsonrpc": "2.0", "id": $ID, "result": {"a": "\\ud800"}}',
     "bad UTF-8": '{"jsonrpc": "2.0", "id": $ID, "result": {"a": "caf\xe9"}}',
     "5,000 digits": '{"jsonrpc": "2.0", "id": $ID, "result": {"a": ' + "9" * 5000 + "}}",
     "500 levels": '{"jsonrpc": "2.0", "id": $ID, "result": {"a": ' + "[" * 500 + "]" * 500 + "}}",
-    "100,000 levels": [('{"jsonrpc": "2.0", "id": $ID, "result": {"a": ', 1), ("[", 100_000), ("]", 100_000), ("}}", 1)],
+    "100,000 levels": [
+        ('{"jsonrpc": "2.0", "id": $ID, "result": {"a": ', 1),
+        ("[", 100_000),
+        ("]", 100_000),
+        ("}}", 1),
+    ],
     "no version": '{"id": $ID, "result": {}}',
     "version 1.0": '{"jsonrpc": "1.0", "id": $ID, "result": {}}',
     "a list as result": '{"jsonrpc": "2.0", "id": $ID, "result": []}',
@@ -51,19 +56,31 @@ MALFORMED: dict[str, Any] = {
 }
 
 
-@ERAS
 @pytest.mark.parametrize("malformed", MALFORMED)
-def test_a_malformed_answer_fails_its_call_at_once_and_the_next_is_fine(malformed: str, era: str) -> None:
+def test_a_malformed_answer_fails_its_call_at_once_and_the_next_is_fine(malformed: str) -> None:
     """I4, I5, B34: RemoteProtocolError, not silence; and nobody else notices."""
-    with serving(
-        era, work=manner("says", texts=[MALFORMED[malformed], "\n"], then=False), hold=manner("answer", seconds=0.2)
-    ) as client:
+    work, hold = manner("says", texts=[MALFORMED[malformed], "\n"], then=False), manner("answer", seconds=0.05)
+    with serving(work=work, hold=hold) as client:
         other = client.submit_tool("hold", {"b": 2})
         with within(NOW), pytest.raises(RemoteProtocolError) as found:
             client.call_tool("work", timeout=PATIENCE)
         assert "tools/call" in str(found.value)
         assert found.value.may_have_run is True
         works(client)
+        adds_up(client.counters)
+        assert other.result(PATIENCE).text == '{"b": 2}'
+
+
+@ERAS
+def test_malformed_answers_of_every_kind_one_after_the_other(era: str) -> None:
+    """I4, I5: in both eras, the connection goes on."""
+    on = {kind: manner("says", texts=[text, "\n"], then=False) for kind, text in MALFORMED.items()}
+    with serving(era, on=on, hold=manner("answer", seconds=T, b=2)) as client:
+        other = client.submit_tool("hold")
+        for kind in on:
+            with within(NOW), pytest.raises(RemoteProtocolError):
+                client.call_tool(kind, timeout=PATIENCE)
+            works(client)
         assert other.result(PATIENCE).text == '{"b": 2}'
         adds_up(client.counters)
 
@@ -94,16 +111,25 @@ NOISE_LINES: dict[str, Any] = {
 }
 
 
-@ERAS
 @pytest.mark.parametrize("noise", NOISE_LINES)
-def test_noise_between_messages_is_skipped_and_the_result_comes(noise: str, era: str) -> None:
+def test_noise_between_messages_is_skipped_and_the_result_comes(noise: str) -> None:
     """I4, B34: one bad byte in a log line does not end the session."""
     text = NOISE_LINES[noise]
-    with serving(era, work=manner("says", texts=[text, text]), before=manner("says", texts=[text], then=False)) as client:
+    before, work = manner("says", texts=[text], then=False), manner("says", texts=[text, text])
+    with serving(before=before, work=work) as client:
         for _ in range(3):
             assert tool(client, "work", b=1) == {"b": 1}
-        assert client.counters["error"] <= 1  # the probe of the handshake era
+        assert client.counters["error"] == 1  # the probe
         works(client)
+
+
+def test_noise_of_every_kind_in_the_stateless_era() -> None:
+    """I4"""
+    on = {kind: manner("says", texts=[text, text]) for kind, text in NOISE_LINES.items()}
+    with serving("stateless", on=on) as client:
+        for kind in on:
+            assert tool(client, kind, b=1) == {"b": 1}
+        assert client.counters["error"] == 0
 
 
 def test_noise_that_looks_like_an_answer_to_nobody_reaches_nobody() -> None:
@@ -133,13 +159,12 @@ LIMIT = 1 << 20
 @ERAS
 def test_an_answer_over_the_limit_fails_its_call_at_once_and_no_other(era: str) -> None:
     """I4, I5, I8: MessageTooLarge names the limit; what is left of the line is skipped."""
-    with serving(era, work=manner("long", size=3 * LIMIT), max_message_size=LIMIT) as client:
-        with growing_less_than(LIMIT / 2**20 + 32):
-            with within(0.5), pytest.raises(MessageTooLarge, match=str(LIMIT)) as found:
-                client.call_tool("work")
-            assert found.value.details["limit"] == LIMIT
-            assert found.value.details["method"] == "tools/call"
-            works(client)
+    work = manner("long", size=3 * LIMIT)
+    with serving(era, work=work, max_message_size=LIMIT) as client, growing_less_than(LIMIT / 2**20 + 32):
+        with within(0.5), pytest.raises(MessageTooLarge, match=str(LIMIT)) as found:
+            client.call_tool("work")
+        tells(found.value, "tools/call", "parse", limit=LIMIT)
+        works(client)
 
 
 ENDLESS = {

@@ -36,6 +36,7 @@ def test_after_close_the_server_is_dead_and_reaped(how: str) -> None:
         assert reaped(child)
 
 
+@pytest.mark.slow
 def test_after_close_the_server_is_dead_within_five_seconds_as_it_comes() -> None:
     """I7: the default."""
     with serving(work=STUBBORN["ignores both"]) as client:

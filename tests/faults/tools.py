@@ -240,7 +240,8 @@ def children():
     return [child for task in os.listdir("/proc/self/task")
             for child in open(f"/proc/self/task/{task}/children").read().split()]
 def threads():
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("mcp-")]
+    names = [thread.name for thread in threading.enumerate()]
+    return [name for name in names if name.startswith("mcp-") and name != "mcp-deadlines"]
 """
 
 
@@ -253,7 +254,7 @@ def host(text: str, *server: str, code: int = 0, stderr: str | None = "", limit:
     )
     assert done.returncode == code, done.stdout + done.stderr
     if stderr is not None:
-        assert done.stderr == stderr
+        assert done.stderr == stderr, done.stderr
     return done.stdout.splitlines()
 
 

@@ -248,6 +248,22 @@ def test_a_session_of_the_transport_speaks_plain_dicts(peer: Peer) -> None:
         assert result["content"][0]["text"] == "counted 2"
 
 
+def test_a_session_iterates_log_messages_and_changes_in_plain_dicts(peer: Peer) -> None:
+    with (
+        StdioTransport(peer.command, timeout=PATIENCE) as transport,
+        transport.create_session(protocol_version=peer.version) as session,
+    ):
+        *logs, result = session.send_streaming_request("tools/call", {"name": "shout", "arguments": {"text": "hey"}})
+        assert {item["params"]["level"] for item in logs} == {"debug", "info", "warning", "error"}
+        assert result["content"][0]["text"] == "shouted"
+        news = session.listen()
+        session.send_request("tools/call", {"name": "grow", "arguments": {}})
+        methods = iter(item["method"] for item in news)
+        assert next(method for method in methods if method != "notifications/message") == (
+            "notifications/tools/list_changed"
+        )
+
+
 def test_arguments_that_do_not_fit_are_explained(peer: Peer) -> None:
     with peer.client() as client:
         try:

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from textwrap import dedent
@@ -33,9 +33,9 @@ from mcp_sync import (
     RemoteProtocolError,
     StdioTransport,
 )
-from mcp_sync.observe import Event, ProcessEnded, ProcessStarted, Unreadable
+from mcp_sync.observe import Event, Ignored, ProcessEnded, ProcessStarted, Unreadable
 from mcp_sync.testing import in_threads
-from mcp_sync.transports import process
+from mcp_sync.transports import outlet, process
 
 ROOT = Path(__file__).parents[2]
 T = 10.0
@@ -164,6 +164,34 @@ def test_without_descriptors_nothing_is_started_and_nothing_left() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert len(errors) >= 6
     assert all("too many open files" in str(error) and error.may_have_run is False for error in errors)
+
+
+@pytest.mark.parametrize("bad", ["\ud800", "a\0b"])
+@pytest.mark.parametrize(
+    ("parameter", "give"),
+    [
+        ("command", lambda bad: StdioTransport([bad])),
+        ("args", lambda bad: StdioTransport("server", [bad])),
+        ("env", lambda bad: StdioTransport("server", env={"A": bad})),
+        ("env", lambda bad: StdioTransport("server", env={bad: "a"})),
+        ("environment_additions", lambda bad: StdioTransport("server", environment_additions={"A": bad})),
+        ("environment_filter", lambda bad: StdioTransport("server", environment_filter=[bad])),
+        ("cwd", lambda bad: StdioTransport("server", cwd=bad)),
+        ("cwd", lambda bad: StdioTransport("server", working_directory=Path(bad))),
+    ],
+)
+def test_what_the_system_cannot_be_told_is_refused_by_the_name_of_the_parameter(
+    parameter: str, give: Callable[[str], object], bad: str
+) -> None:
+    with pytest.raises(ValueError, match=parameter) as found:
+        give(bad)
+    assert type(found.value) is ValueError
+    str(found.value).encode()
+
+
+def test_a_name_of_a_file_that_is_no_utf_8_may_be_given() -> None:
+    odd = os.fsdecode(b"caf\xe9")
+    assert StdioTransport([odd], env={"A": odd}, cwd=odd).command == [odd]
 
 
 # -- it ends ---------------------------------------------------------------------------------------------------------
@@ -485,9 +513,148 @@ def test_a_stderr_function_that_hangs_or_raises_hurts_nobody(caplog: pytest.LogC
         release.set()
 
 
+def test_a_log_of_fifty_thousand_lines_loses_none(tmp_path: Path) -> None:
+    program = """
+        greet(); m = ask()
+        os.write(2, b"first\\n")
+        data = memoryview(b"".join(b"line %d\\n" % n for n in range(50_000)))
+        while data: data = data[os.write(2, data[:700]):]  # many small reads
+        answer(m["id"], {}); serve()
+        """
+    with open(tmp_path / "log", "w") as file, talking(program, stderr=file) as session:
+        session.send_request("work", timeout=30)
+        session.close()
+    lines = (tmp_path / "log").read_text().splitlines()
+    assert lines == ["first", *(f"line {n}" for n in range(50_000))]
+
+
+def test_lines_of_stderr_that_a_slow_function_misses_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outlet, "WAITING_BYTES", 100_000)
+    release, taken, events = threading.Event(), queue.Queue[str](), queue.Queue[Event]()
+
+    def slow(line: str) -> None:
+        release.wait(T)
+        taken.put(line)
+
+    program = """
+        greet(); m = ask()
+        for n in range(20): os.write(2, b"x" * 19_999 + b"\\n")
+        answer(m["id"], {}); ask(); os._exit(3)
+        """
+    transport = server(program, stderr=slow)
+    transport.observe(events.put)
+    with transport.create_session() as session:
+        session.send_request("work")
+        with pytest.raises(MCPConnectionError) as found:
+            session.send_request("die")
+        dropped = found.value.details["stderr_dropped"]
+        assert 10 <= dropped < 20
+        release.set()
+        while not isinstance(event := events.get(timeout=T), Ignored):
+            pass
+        assert event.why.startswith(f"{dropped} lines of stderr")
+    assert taken.qsize() + dropped == 20
+
+
+def test_lines_of_stderr_that_are_left_when_the_time_to_close_is_over_are_told_of(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    program = "greet(); m = ask(); os.write(2, b'x\\n' * 1000); answer(m['id'], {}); serve()"
+    session = server(program, stderr=lambda line: time.sleep(0.01)).create_session()
+    session.send_request("work")
+    began = time.monotonic()
+    session.close()
+    assert time.monotonic() - began < 1.0 + SLACK
+    assert "lines of stderr were dropped" in caplog.text
+
+
+def test_a_line_of_stderr_without_end_is_given_once_and_cut() -> None:
+    lines: queue.Queue[str] = queue.Queue()
+    program = "greet(); data = b'x' * 300_000 + b'\\nend\\n'\nwhile data: data = data[os.write(2, data):]\nserve()"
+    with talking(program, stderr=lines.put):
+        assert lines.get(timeout=T) == "x" * 65536
+        assert lines.get(timeout=T) == "end"
+
+
 def test_what_cannot_take_stderr_is_refused() -> None:
     with pytest.raises(TypeError, match="stderr"):
         StdioTransport("server", stderr=42)
+
+
+# -- nobody receives ---------------------------------------------------------------------------------------------------
+
+NEWS = '{"jsonrpc": "2.0", "method": "notifications/news", "params": {"n": %d}}\\n'
+TALKER = f"""
+for n in range(300): say({NEWS!r} % n)
+data = b"x" * 200_000 + b"\\n"
+while data: data = data[os.write(2, data):]
+os.write(2, b"written\\n")
+"""
+
+
+@contextmanager
+def paused(program: str, **knobs: Any) -> Iterator[tuple[StdioTransport, queue.Queue[str]]]:
+    """Give a connected transport whose reading pauses, for nobody receives, and its stderr."""
+    lines: queue.Queue[str] = queue.Queue()
+    with server(program, stderr=lines.put, max_pending_messages=100, **knobs) as transport:
+        yield transport, lines
+
+
+def number_of(message: dict[str, Any]) -> int:
+    found: int = message["params"]["n"]
+    return found
+
+
+def wait_for(line: str, lines: queue.Queue[str]) -> None:
+    while lines.get(timeout=T) != line:
+        pass
+
+
+def test_stderr_is_drained_while_nobody_receives() -> None:
+    with paused(TALKER + "serve()") as (transport, lines):
+        wait_for("written", lines)
+        assert [number_of(transport.receive_message()) for _ in range(300)] == list(range(300))
+        transport.send_message({"jsonrpc": "2.0", "id": 1, "method": "echo", "params": {"a": 1}})
+        assert transport.receive_message()["result"] == {"a": 1}
+
+
+@pytest.mark.parametrize("pidfds", [True, False])
+def test_the_end_of_the_process_is_noticed_while_nobody_receives(pidfds: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not pidfds:
+        monkeypatch.setattr(process, "_open_pidfd", lambda pid: -1)
+    with paused(TALKER + "os._exit(5)") as (transport, lines):
+        wait_for("written", lines)
+        patience = time.monotonic() + T
+        while transport.connected:
+            assert time.monotonic() < patience
+            time.sleep(0.01)
+        assert [number_of(transport.receive_message()) for _ in range(300)] == list(range(300))
+        with pytest.raises(MCPConnectionError, match="exit status 5"):
+            transport.receive_message()
+
+
+FLOOD = f"os.write(2, b'written\\n')\nfor n in range(20_000): say({NEWS!r} % n)\nos.write(2, b'all said\\n')\n"
+
+
+def test_what_nobody_receives_stays_in_the_pipe_and_waiting_costs_nothing() -> None:
+    with paused(FLOOD + "serve()") as (transport, lines):
+        wait_for("written", lines)
+        time.sleep(0.3)
+        before = time.process_time()
+        time.sleep(0.5)
+        assert time.process_time() - before < 0.1
+        assert lines.empty()  # it waits for room on stdout
+        assert [number_of(transport.receive_message()) for _ in range(20_000)] == list(range(20_000))
+        wait_for("all said", lines)
+
+
+def test_a_process_that_waits_for_room_on_stdout_may_finish_when_it_is_ended() -> None:
+    lines: queue.Queue[str] = queue.Queue()
+    with server(FLOOD + "serve()", stderr=lines.put, max_pending_messages=100) as transport:
+        wait_for("written", lines)
+        time.sleep(0.3)
+        transport.disconnect()
+        wait_for("all said", lines)
 
 
 # -- what the child sees -----------------------------------------------------------------------------------------------

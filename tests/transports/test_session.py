@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import pytest
 
 from mcp_sync import JSONRPCError, MCPConnectionError, MCPSession, MCPTimeoutError, MemoryTransport
+from mcp_sync.engine.backlog import BACKLOG_ITEMS
 from mcp_sync.testing import PartnerServer
 from mcp_sync.testing.tools import Background
-from mcp_sync.transports import session as session_module
 
 T = 5.0
 
@@ -74,14 +74,15 @@ def test_a_stream_ends_with_the_session(session: MCPSession) -> None:
         list(stream)
 
 
-def test_a_stream_that_nobody_reads_holds_nobody_up(session: MCPSession, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session_module, "KEPT", 10)
-    stream = session.send_streaming_request("progress", {"count": 100})
+def test_a_stream_that_nobody_reads_holds_nobody_up(session: MCPSession) -> None:
+    stream = session.send_streaming_request("progress", {"count": 1500})
     await_lane(session)
     items = list(stream)
-    assert [item["params"]["progress"] for item in items[:-1]] == list(range(1, 11))
+    kept = [item["params"]["progress"] for item in items[:-1]]
+    assert kept == list(range(1, len(kept) + 1))
+    assert len(kept) <= BACKLOG_ITEMS
     assert items[-1] == {}
-    assert session.dropped == 90
+    assert session.dropped + session.counters["dropped_backlog"] == 1500 - len(kept)
     assert session._streams == []
 
 
@@ -115,13 +116,13 @@ def test_listening_says_when_the_connection_was_lost(session: MCPSession) -> Non
         next(session.stream_response())
 
 
-def test_what_nobody_listens_to_is_dropped_beyond_a_limit(session: MCPSession, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session_module, "KEPT", 10)
-    session.send_request("notify", {"count": 30})
-    await_lane(session)
+def test_what_nobody_listens_to_is_dropped_beyond_a_limit(session: MCPSession) -> None:
+    for _ in range(3):
+        session.send_request("notify", {"count": 500})
+        await_lane(session)
     session.close()
-    assert len(list(session.listen())) == 10
-    assert session.dropped == 20
+    assert len(list(session.listen())) == BACKLOG_ITEMS
+    assert session.dropped == 500
 
 
 def test_params_that_are_no_dict_are_refused(session: MCPSession) -> None:
