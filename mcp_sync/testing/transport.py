@@ -211,6 +211,23 @@ class TransportContract:
             transport.send_message({"jsonrpc": "2.0", "id": 1, "method": "echo"})
             assert transport.receive_message(PATIENCE)["id"] == 1
 
+    def test_receiving_with_no_time_gives_what_is_there_or_says_at_once_that_nothing_is(self) -> None:
+        with self.connected() as transport:
+            began = time.monotonic()
+            with raises(MCPTimeoutError):
+                transport.receive_message(timeout=0)
+            assert time.monotonic() - began < SLACK
+            transport.send_message({"jsonrpc": "2.0", "id": 1, "method": "notify", "params": {"count": 1}})
+            transport.receive_message(PATIENCE)
+            patience = Deadline(PATIENCE)
+            while True:
+                try:
+                    assert transport.receive_message(timeout=0)["id"] == 1
+                    return
+                except MCPTimeoutError:
+                    assert not patience.expired, "the answer has not come"
+                    time.sleep(0.01)
+
     def test_the_constructors_timeout_holds_where_none_is_given(self) -> None:
         with self.connected(timeout=0.2) as transport, raises(MCPTimeoutError):
             transport.receive_message()

@@ -311,8 +311,8 @@ def _has(target: Any, *names: str) -> bool:
 
 # -- subclasses of MCPTransport ---------------------------------------------------------------------------------------
 #
-# Users call the methods of MCPTransport, and those call the author's, through an ObjectPipe, as they would call those of
-# any object. So there are two objects of the author's class, which share one __dict__: the outer one, which users
+# Users call the methods of MCPTransport, and those call the author's, through an ObjectPipe, as they would call those
+# of any object. So there are two objects of the author's class, which share one __dict__: the outer one, which users
 # hold, and the inner one, which only the pipe holds. A method of the author's, called on the outer one, is that of
 # MCPTransport; called on the inner one, also by the author's other methods and threads, it is what the author wrote.
 # And the outer one can be forgotten while a thread waits in the inner one's receive_message.
@@ -357,7 +357,7 @@ def _dial_inner(transport: Any, deadline: Deadline) -> Channel:
     """Be the ``dial`` of a subclass that defines ``send_message`` and ``receive_message``."""
     inner = object.__new__(type(transport))
     inner.__dict__ = transport.__dict__
-    transport._outer_transport = weakref.ref(transport)
+    transport.__dict__["_outer_transport"] = weakref.ref(transport)
     fronts = [name for name in ("disconnect", "close") if _is_front(getattr(type(transport), name))]
 
     def close(timeout: float) -> None:

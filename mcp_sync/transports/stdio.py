@@ -65,8 +65,9 @@ class StdioTransport(MCPTransport):
         working_directory: See ``cwd``.
         timeout: Seconds that any call may take unless told otherwise; None means 30.
         stderr: Where each line of its stderr goes: a function, a logging.Logger, or anything with ``write(str)``. It
-            runs on a thread of its own, and gets the first 64 KiB of a line that is longer. If it is so slow that megabytes wait for it, lines are dropped; their number
-            is in the ``details["stderr_dropped"]`` of errors, and in an ``Ignored`` event at the end.
+            runs on a thread of its own, and gets the first 64 KiB of a line that is longer. If it is so slow that
+            megabytes wait for it, lines are dropped; their number is in the ``details["stderr_dropped"]`` of errors,
+            and in an ``Ignored`` event at the end.
         policies: Policies given whole, in place of the keywords below.
         **knobs: ``max_message_size`` (bytes of one message, default 16 MiB), ``max_pending_messages``,
             ``max_backlog``, ``max_concurrent_callbacks`` (``mcp_sync.policies.Limits``); ``shutdown_timeout`` (seconds,

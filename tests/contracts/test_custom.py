@@ -106,6 +106,7 @@ class Chatty:
         data = line.back.get(timeout=timeout)
         if data is None:
             line.back.put(None)
+            raise EOFError
         return data
 
 

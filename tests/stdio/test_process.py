@@ -583,7 +583,7 @@ def test_what_cannot_take_stderr_is_refused() -> None:
 
 # -- nobody receives ---------------------------------------------------------------------------------------------------
 
-NEWS = '{"jsonrpc": "2.0", "method": "notifications/news", "params": {"n": %d}}\\n'
+NEWS = '{"jsonrpc": "2.0", "method": "notifications/news", "params": {"n": %d}}\n'
 TALKER = f"""
 for n in range(300): say({NEWS!r} % n)
 data = b"x" * 200_000 + b"\\n"
