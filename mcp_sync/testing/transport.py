@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import inspect
 import queue
+import threading
 import time
 import warnings
 from collections.abc import Iterator
@@ -226,7 +227,7 @@ class TransportContract:
                     return
                 except MCPTimeoutError:
                     assert not patience.expired, "the answer has not come"
-                    time.sleep(0.01)
+                    threading.Event().wait(0.01)
 
     def test_the_constructors_timeout_holds_where_none_is_given(self) -> None:
         with self.connected(timeout=0.2) as transport, raises(MCPTimeoutError):

@@ -242,9 +242,7 @@ def _check_free(pipe: ObjectPipe | None, target: Any, name: str, deadline: Deadl
         raise MCPTimeoutError(f"{name}: closing the connection before has not ended yet", may_have_run=False)
 
 
-def _pipe_over(
-    target: Any, name: str, close: Callable[..., Any] | None, deadline: Deadline, anew: bool
-) -> ObjectPipe:
+def _pipe_over(target: Any, name: str, close: Callable[..., Any] | None, deadline: Deadline, anew: bool) -> ObjectPipe:
     """Return a pipe over the object, connected if it knows how; ``anew``: whatever it thinks of itself."""
     end = None if close is None else _patient(close)
     if is_stream(target):

@@ -84,5 +84,5 @@ class Outlet:
             self._size = 0
             self._busy = False
         if left:
-            log.warning("%d lines of stderr were dropped: the function that takes them is too slow", left)
+            log.warning("%d lines of stderr were dropped: their function did not take them in time", left)
         return None

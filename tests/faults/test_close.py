@@ -209,7 +209,7 @@ def test_ends_a_session_that_is_listened_to() -> None:
 
 @pytest.mark.parametrize("cyclic", [False, True], ids=["let go", "collected"])
 def test_in_del(cyclic: bool) -> None:
-    """I7, B32: a __del__ of the user's closes; in a cycle the collector forgets the client first, which is a warning."""
+    """I7, B32: a __del__ of the user's closes; in a cycle the collector forgets the client first, with a warning."""
 
     class Holder:
         def __init__(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from faults.tools import ERAS, PATIENCE, adds_up, manner, serving, within
+from faults.tools import PATIENCE, adds_up, manner, serving, within
 
 SECONDS: dict[str, Any] = {
     "is refused": manner("refuse", code=-32603, message="no list today"),
@@ -20,8 +20,10 @@ SECONDS: dict[str, Any] = {
 TIMEOUT = 0.8
 
 
-@ERAS
-@pytest.mark.parametrize("how", SECONDS)
+BOTH = [(how, "handshake") for how in SECONDS] + [("is refused", "stateless"), ("kills the server", "stateless")]
+
+
+@pytest.mark.parametrize(("how", "era"), BOTH)
 def test_a_hidden_request_that_fails_does_not_cost_the_result(how: str, era: str) -> None:
     """I4, I10: the tool has run; that its schema cannot be looked up is nobody's loss."""
     with serving(

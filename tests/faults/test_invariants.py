@@ -287,7 +287,7 @@ moments = []
 def interrupt():
     moments.append(time.monotonic())
     signal.pthread_kill(main, signal.SIGINT)
-threading.Timer(0.4, interrupt).start()
+threading.Timer(0.25, interrupt).start()
 try: {what and WAITS[what]}
 except KeyboardInterrupt: assert time.monotonic() - moments[0] < 0.2 + 0.4
 else: raise AssertionError("not interrupted")

@@ -39,8 +39,10 @@ SLOW = {
 TORN = ("a stall in the middle of the answer", "one byte at a time")  # of which the next answer becomes a part
 
 
-@ERAS
-@pytest.mark.parametrize("how", SLOW)
+BOTH = [(how, "handshake") for how in SLOW] + [("no reply", "stateless"), ("progress without end", "stateless")]
+
+
+@pytest.mark.parametrize(("how", "era"), BOTH)
 def test_a_call_ends_at_its_timeout_and_the_server_is_told_once(how: str, era: str, tmp_path: Path) -> None:
     """I1, I2, I6, I20: progress extends nothing, and there is exactly one notifications/cancelled."""
     log = tmp_path / "log"

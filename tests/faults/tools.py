@@ -237,8 +237,11 @@ def tool(session, name, timeout=None, **arguments):
     answer = session.send_request("tools/call", {"name": name, "arguments": arguments}, timeout)
     return json.loads(answer["content"][0]["text"])
 def children():
-    return [child for task in os.listdir("/proc/self/task")
-            for child in open(f"/proc/self/task/{task}/children").read().split()]
+    found = []
+    for task in os.listdir("/proc/self/task"):
+        try: found += open(f"/proc/self/task/{task}/children").read().split()
+        except OSError: pass  # a thread that has just ended
+    return found
 def threads():
     names = [thread.name for thread in threading.enumerate()]
     return [name for name in names if name.startswith("mcp-") and name != "mcp-deadlines"]

@@ -646,6 +646,9 @@ def test_what_nobody_receives_stays_in_the_pipe_and_waiting_costs_nothing() -> N
         assert lines.empty()  # it waits for room on stdout
         assert [number_of(transport.receive_message()) for _ in range(20_000)] == list(range(20_000))
         wait_for("all said", lines)
+        before = time.process_time()
+        time.sleep(0.5)
+        assert time.process_time() - before < 0.1  # nor does it once it is over
 
 
 def test_a_process_that_waits_for_room_on_stdout_may_finish_when_it_is_ended() -> None:
