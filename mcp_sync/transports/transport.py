@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import inspect
 import threading
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -89,7 +88,7 @@ class _Doors:
         self.line = threading.Lock()  # guards as before, likewise
 
 
-class MCPTransport(ABC):
+class MCPTransport:
     """How to reach a server.
 
     ``with transport:`` connects and disconnects. On a connected transport either ``create_session()`` (or
@@ -122,6 +121,10 @@ class MCPTransport(ABC):
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """Make the parts that a subclass of a user's, which may not call our ``__init__``, needs as well."""
+        if cls.dial is MCPTransport.dial:
+            raise TypeError(
+                f"{cls.__name__} cannot reach anything: define dial(), or send_message() and receive_message()"
+            )
         self = super().__new__(cls)
         self._doors = _Doors()
         self._observers = Observers()
@@ -148,7 +151,6 @@ class MCPTransport(ABC):
         """What it reaches, for people; without secrets."""
         return self.transport_type
 
-    @abstractmethod
     def dial(self, deadline: Deadline) -> Channel:
         """Return a fresh Channel, open and not yet started.
 
@@ -156,6 +158,7 @@ class MCPTransport(ABC):
             MCPConnectionError: The server cannot be reached.
             MCPTimeoutError: Not by the deadline.
         """
+        raise NotImplementedError  # never: __new__ refuses a class that does not define it
 
     # -- one connection, message by message ---------------------------------------------------------------------------
 
@@ -324,7 +327,7 @@ class MCPTransport(ABC):
 
     def _own_line(self) -> _Line:
         if is_inner(self):
-            raise NotImplementedError(f"{type(self).__name__} passes messages itself; there is no super() that could")
+            raise NotImplementedError  # never: __new__ refuses a class that does not define it(f"{type(self).__name__} passes messages itself; there is no super() that could")
         line = self._line
         if line is None:
             raise MCPConnectionError(
