@@ -327,7 +327,7 @@ class MCPTransport:
 
     def _own_line(self) -> _Line:
         if is_inner(self):
-            raise NotImplementedError  # never: __new__ refuses a class that does not define it(f"{type(self).__name__} passes messages itself; there is no super() that could")
+            raise NotImplementedError(f"{type(self).__name__} passes messages itself; there is no super() that could")
         line = self._line
         if line is None:
             raise MCPConnectionError(
