@@ -1,4 +1,4 @@
-"""What holds for every test: it leaves nothing behind."""
+"""What holds for every test: it leaves nothing behind, and every call ends in time and is accounted for."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from house import leakcheck
+from house import leakcheck, ledger
 
 
 def pytest_configure() -> None:
@@ -18,15 +18,19 @@ def pytest_configure() -> None:
 
 @pytest.fixture(autouse=True)
 def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Fail a test that leaves a thread, a child process, a descriptor or a thread's exception behind."""
+    """Fail a test that leaves a thread, a child process, a descriptor or a thread's exception behind.
+
+    Or in which a call outlived its deadline, or calls are not accounted for.
+    """
     if _is_excused(request.node):
         yield
         return
     before = leakcheck.take()
     with leakcheck.uncaught_in_threads() as exceptions:
-        yield
+        with ledger.watched_peers() as flaws:
+            yield
         leaks = leakcheck.leaks_since(before)
-    if found := leaks + exceptions:
+    if found := leaks + exceptions + flaws:
         pytest.fail("left behind:\n  " + "\n  ".join(found), pytrace=False)
 
 
