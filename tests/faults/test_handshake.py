@@ -6,10 +6,10 @@ import time
 from typing import Any
 
 import pytest
-from faults.tools import ERAS, PATIENCE, T, command, manner, serving, tells, until, within, works
+from faults.tools import ERAS, PATIENCE, T, command, manner, reaped, serving, tells, until, within, works
 
 from mcp_sync import Client, MCPConnectionError, MCPError, MCPTimeoutError, RemoteProtocolError, StdioTransport
-from mcp_sync.observe import ProcessEnded, ProcessStarted
+from mcp_sync.observe import ProcessStarted
 
 GARBAGE = manner("says", texts=['{"jsonrpc": "2.0", "id": $ID, "result": {]}\n'], then=False)
 SILENT = manner("silent")
@@ -87,8 +87,8 @@ def test_a_bad_beginning_is_a_typed_error_in_one_timeout_and_the_process_is_reap
             assert found.value.may_have_run is False
             assert found.value.details["phase"] == "connect"
     client.close()
-    until(lambda: [event for event in events if isinstance(event, ProcessEnded)])
-    assert [type(event) for event in events].count(ProcessStarted) == 1
+    (started,) = until(lambda: [event for event in events if isinstance(event, ProcessStarted)])
+    until(lambda: reaped(started.pid), 2.0)
 
 
 @pytest.mark.parametrize("how", [how for how in BEGINNINGS if BEGINNINGS[how][2] not in (None, MCPTimeoutError)])

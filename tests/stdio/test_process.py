@@ -1010,6 +1010,7 @@ INTERRUPTED = f"""
 import signal, sys, threading, time
 from mcp_sync import MCPError, StdioTransport
 SERVER = {SERVER!r}
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which is ignored where a shell started us in the background
 
 def talk(program, **knobs):
     return StdioTransport([sys.executable, "-c", SERVER + program], timeout=20, **knobs)
