@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 from faults.tools import (
@@ -24,6 +25,7 @@ from faults.tools import (
 )
 
 from mcp_sync import MCPConnectionError, MCPTimeoutError
+from mcp_sync.engine import channel
 from mcp_sync.testing import in_threads
 
 BIG = "y" * 3_000_000
@@ -89,6 +91,19 @@ def test_in_a_flood_each_of_many_short_calls_keeps_its_time() -> None:
             for _ in range(20):
                 with pytest.raises(MCPTimeoutError):
                     client.call_tool("echo", timeout=0.05)
+
+
+def test_in_a_flood_the_reader_gives_everybody_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """I1: what the one above shows most of the time, for certain; where there is no flood it costs nothing."""
+    turns: list[float] = []
+    monkeypatch.setattr(channel, "time", SimpleNamespace(sleep=turns.append))
+    with serving(work=manner("flood", count=5000, method="notifications/news")) as client:
+        for _ in range(20):
+            works(client)
+        assert turns == []
+        tool(client, "work")
+    assert turns
+    assert set(turns) == {0}
 
 
 def test_a_slow_reader_does_not_make_others_wait_beyond_its_own_moment() -> None:

@@ -181,7 +181,7 @@ def test_a_line_without_end_ends_the_connection_and_names_the_limit(how: str, li
     knobs = {} if limit == 16 * LIMIT else {"max_message_size": limit}  # which is the default
     with serving(work=manner("endless", **ENDLESS[how]), shutdown_timeout=0.5, **knobs) as client:
         child = pid_of(client)
-        with growing_less_than(limit / 2**20 * 2 + 32):  # the line as it comes, and for a moment a copy of its growth
+        with growing_less_than(limit / 2**20 + 32):
             with within(0.5), pytest.raises((MessageTooLarge, MCPConnectionError), match=str(limit)) as found:
                 client.call_tool("work")
             if isinstance(found.value, MessageTooLarge):

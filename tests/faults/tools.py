@@ -180,11 +180,6 @@ def growing_less_than(megabytes: float) -> Iterator[None]:
     assert grown < megabytes, f"{grown:.0f} MB"
 
 
-def resident() -> float:
-    """Return our resident memory in kilobytes."""
-    return _status("VmRSS")
-
-
 def _forget_peak() -> bool:
     try:
         Path("/proc/self/clear_refs").write_text("5")
