@@ -268,7 +268,7 @@ def test_a_close_that_ctrl_c_cuts_short_can_be_finished() -> None:
         except KeyboardInterrupt: pass
         else: raise AssertionError("not interrupted")
         assert time.monotonic() - began < 0.3 + 0.2 + 0.5
-        session.close(1.5)
+        session.close(1.0)
         deadline = time.monotonic() + 5
         while (children() or threads()) and time.monotonic() < deadline: time.sleep(0.01)
         assert not children() and not threads(), (children(), threads())

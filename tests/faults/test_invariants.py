@@ -293,7 +293,7 @@ except KeyboardInterrupt: assert time.monotonic() - moments[0] < 0.2 + 0.4
 else: raise AssertionError("not interrupted")
 if {what!r} not in ("a write", "a close"):
     assert tool(session, "echo", a=1) == {{"a": 1}}
-session.close(0.5)
+session.close(1.0)
 deadline = time.monotonic() + 5
 while (children() or threads()) and time.monotonic() < deadline: time.sleep(0.01)
 assert not children() and not threads(), (children(), threads())
