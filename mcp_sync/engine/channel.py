@@ -117,6 +117,11 @@ class Channel(ABC):
     def agreed(self, era: Era) -> None:
         """Take note of what was negotiated."""
 
+    @property
+    def ending(self) -> bool:
+        """Whether nothing can be sent any more, though the sink may not have been told yet."""
+        return False
+
     def wait(self, future: CallFuture[Any], timeout: float) -> bool:
         """Wait on the calling thread until the future is done; False: the timeout came first."""
         return future.wait(timeout)
@@ -356,6 +361,11 @@ class PipeChannel(Channel):
     def explain(self) -> dict[str, Any]:
         """Return what may explain a silence or an end."""
         return self._pipe.explain()
+
+    @property
+    def ending(self) -> bool:
+        """Whether nothing can be sent any more, though the sink may not have been told yet."""
+        return self._closing
 
     def forked(self) -> None:
         """In a forked child: give back what was inherited."""

@@ -190,8 +190,8 @@ class Peer(Caller):
 
     @property
     def over(self) -> bool:
-        """Whether the conversation has ended."""
-        return self._end is not None
+        """Whether the conversation has ended, or is about to: the reader may still be finding out why."""
+        return self._end is not None or self._channel.ending
 
     @property
     def counters(self) -> dict[str, int]:
@@ -239,10 +239,10 @@ class Peer(Caller):
     def _say(self, ticket: _Ticket[Any], deadline: Deadline) -> None:
         request, ticket.request = ticket.request, None
         assert request is not None
-        self._flush_first(deadline)
         if self._feed.watched:
             self._feed.emit(Called(self.name, request.method, request.id))
         try:
+            self._flush_first(deadline)
             self._channel.send(request, deadline)
         except MCPTimeoutError:
             raise

@@ -25,6 +25,7 @@ PREAMBLE = """\
 import faulthandler, json, os, signal, sys, threading, time
 faulthandler.dump_traceback_later(20, exit=True)  # a script that hangs says where
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which is ignored where a shell started us in the background
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # likewise under nohup
 COMMAND = json.loads(sys.argv[1])
 def say(*words):
     sys.stdout.write(" ".join(map(str, words)) + "\\n")
