@@ -8,16 +8,23 @@
       MCPTransportError
         MCPConnectionError                  it never started, or stopped before the answer
           ForkedClientError                 this process is a fork of the one that connected
+          SessionExpired                    the server has forgotten the session; it did not run the request
         MCPTimeoutError (TimeoutError)      the deadline passed
+        HTTPStatusError(.status)            an HTTP status that is an error, or makes no sense there
+          AuthError                         401, 403, 407
+          RateLimited(.retry_after)         429
+          ServerError(.retry_after)         5xx
         MessageTooLarge                     names the limit, in either direction
       Refused                               one of our own limits said no; nothing was sent
         TooManyRequests
+        CircuitOpen(.retry_after)           the server failed too often, and is left alone for a while
       ProtocolError
         LocalProtocolError                  we were asked to say something the protocol forbids
         RemoteProtocolError                 the other side said something the protocol forbids
 
 ``details`` is a plain dict of what is known: ``transport``, ``server``, ``method``, ``phase`` (connect, send, wait,
-parse), ``elapsed`` and ``limit`` in seconds, ``exit_status``, ``stderr``. ``may_have_run`` answers "is a repeat safe?":
+parse), ``elapsed`` and ``limit`` in seconds, ``exit_status``, ``stderr``; over HTTP ``url`` (without secrets),
+``status``, ``content_type`` and ``body``, the beginning of what came. ``may_have_run`` answers "is a repeat safe?":
 False (nothing of the request left this process), True (the server answered), None (nobody can know).
 """
 
@@ -132,8 +139,49 @@ class ForkedClientError(MCPConnectionError):
     """
 
 
+class SessionExpired(MCPConnectionError):
+    """The server has forgotten the session (HTTP 404), and did not run the request: ``may_have_run`` is False."""
+
+
 class MCPTimeoutError(MCPTransportError, TimeoutError):
     """The deadline passed; ``details`` has ``elapsed`` and ``limit`` in seconds."""
+
+
+class HTTPStatusError(MCPTransportError):
+    """A reply whose HTTP status is an error, or makes no sense there.
+
+    Args:
+        message: What happened and what to try.
+        status: The HTTP status.
+        retry_after: Seconds after which the server wants to be asked again, if it said so (RFC 9110, section 10.2.3).
+        details: As MCPError.
+        may_have_run: As MCPError.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        status: int,
+        retry_after: float | None = None,
+        *,
+        details: Mapping[str, Any] | None = None,
+        may_have_run: bool | None = None,
+    ) -> None:
+        super().__init__(message, details=details, may_have_run=may_have_run)
+        self.status = status
+        self.retry_after = retry_after
+
+
+class AuthError(HTTPStatusError):
+    """The server, or a proxy, does not accept the credentials: 401, 403, 407."""
+
+
+class RateLimited(HTTPStatusError):
+    """The server has been asked too often: 429; ``retry_after`` has seconds, where it said."""
+
+
+class ServerError(HTTPStatusError):
+    """Something is wrong on the server, or on the way to it: 5xx."""
 
 
 class MessageTooLarge(MCPTransportError):
@@ -146,6 +194,20 @@ class Refused(MCPError):
 
 class TooManyRequests(Refused):
     """More requests are in flight than the limit allows."""
+
+
+class CircuitOpen(Refused):
+    """The server failed too often, and is left alone until ``retry_after`` seconds have passed.
+
+    Args:
+        message: What happened.
+        retry_after: Seconds.
+        details: As MCPError.
+    """
+
+    def __init__(self, message: str, retry_after: float, *, details: Mapping[str, Any] | None = None) -> None:
+        super().__init__(message, details=details, may_have_run=False)
+        self.retry_after = retry_after
 
 
 class ProtocolError(MCPError):

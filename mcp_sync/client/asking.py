@@ -13,9 +13,8 @@ from functools import partial
 from typing import Any, TypeVar
 
 from ..deadlines import Deadline
-from ..engine.caller import CallFuture, Question
+from ..engine.caller import Caller, CallFuture, Question
 from ..engine.dispatch import Job, reaper
-from ..engine.peer import Peer
 from ..exceptions import JSONRPCError, MCPError, MCPTimeoutError, RemoteProtocolError, TooManyRequests
 from ..protocol.messages import INVALID_PARAMS
 from ..protocol.rounds import METHODS, Call, Gather, Pause, rounds
@@ -29,13 +28,13 @@ _OFFERED_BY = {"sampling/createMessage": "sampling", "elicitation/create": "elic
 
 
 class Asker:
-    """Asks a Peer, and answers what it asks back.
+    """Asks a Caller, and answers what it asks back.
 
-    Threads: callbacks run on the Peer's request threads, so that one that never returns cannot outlive the deadline.
+    Threads: callbacks run on the Caller's request threads, so that one that never returns cannot outlive the deadline.
     """
 
-    def __init__(self, peer: Peer, callbacks: Callbacks, cache: AnswerCache | None = None) -> None:
-        self.peer = peer
+    def __init__(self, caller: Caller, callbacks: Callbacks, cache: AnswerCache | None = None) -> None:
+        self.caller = caller
         self._callbacks = callbacks
         self._cache = cache
         self.watching = Watching()
@@ -43,7 +42,7 @@ class Asker:
     def ask(self, question: Question[Any], deadline: Deadline) -> dict[str, Any]:
         """Ask, and wait for the final result; raises as Caller.call says."""
         cache = self._cache
-        if cache is None or self.peer.agreement.era.server_asks:
+        if cache is None or self.caller.agreement.era.server_asks:
             return self._ask(question, deadline)[0]
         fresh = cache.get(question.method, question.params)
         if fresh is not None:
@@ -62,7 +61,7 @@ class Asker:
     def _ask(self, question: Question[Any], deadline: Deadline) -> tuple[dict[str, Any], bool]:
         """Return the final result, and whether it came at once: one that took rounds must not be kept."""
         if not self._in_rounds(question.method):
-            return self.peer.call(question, deadline), True
+            return self.caller.call(question, deadline), True
         talk = rounds(question.method, question.params)
         step, steps = next(talk), 1
         while True:
@@ -89,7 +88,7 @@ class Asker:
             yield from items
             cursor = page.get("nextCursor")
             # An empty cursor is one like any other since 2026-07-28; before, some servers mean the end by it.
-            if cursor is None or (cursor == "" and self.peer.agreement.era.server_asks):
+            if cursor is None or (cursor == "" and self.caller.agreement.era.server_asks):
                 return
             if not isinstance(cursor, str):
                 raise RemoteProtocolError(f"{method}: the server's nextCursor is {cursor!r:.80}, not a string")
@@ -101,15 +100,15 @@ class Asker:
     def submit(self, question: Question[R], deadline: Deadline) -> CallFuture[R]:
         """Ask, and return a future of the final result."""
         if not self._in_rounds(question.method):
-            return self.peer.submit(question, deadline)
+            return self.caller.submit(question, deadline)
         return _FutureRounds(self, question, deadline).start()
 
     def _in_rounds(self, method: str) -> bool:
-        return method in METHODS and not self.peer.agreement.era.server_asks
+        return method in METHODS and not self.caller.agreement.era.server_asks
 
     def _take(self, step: Call | Gather | Pause, question: Question[Any], deadline: Deadline) -> Any:
         if isinstance(step, Call):
-            return self.peer.call(replace(question, params=step.params), deadline)
+            return self.caller.call(replace(question, params=step.params), deadline)
         return self.reply(step, deadline)
 
     def reply(self, step: Gather | Pause, deadline: Deadline) -> Any:
@@ -141,7 +140,7 @@ class Asker:
             self._check_offered(request["method"])
         answering = Answering(self._callbacks, requests, then)
         for key in requests:
-            if not self.peer.run(partial(answering.run, key)):
+            if not self.caller.run(partial(answering.run, key)):
                 raise TooManyRequests(
                     "too many callbacks run already; max_concurrent_callbacks is the limit", may_have_run=None
                 )
@@ -220,7 +219,7 @@ class _FutureRounds:
         self._future: CallFuture[Any] = CallFuture(question, self)
 
     def start(self) -> CallFuture[Any]:
-        """Ask for the first time; raises as Peer.submit does where there is no connection."""
+        """Ask for the first time; raises as Caller.submit does where there is no connection."""
         first = next(self._talk)
         assert isinstance(first, Call)
         self._ask(first)
@@ -240,7 +239,7 @@ class _FutureRounds:
         return True
 
     def post(self, job: Job) -> None:
-        self._asker.peer.post(job)
+        self._asker.caller.post(job)
 
     # -- one step after the other -------------------------------------------------------------------------------------
 
@@ -259,7 +258,7 @@ class _FutureRounds:
 
     def _ask(self, step: Call) -> None:
         question = replace(self._question, params=step.params, convert=None, then=self._answered)
-        inner = self._asker.peer.submit(question, self._deadline)
+        inner = self._asker.caller.submit(question, self._deadline)
         with self._lock:
             self._inner = inner
             over = self._over
@@ -268,8 +267,8 @@ class _FutureRounds:
 
     def _elsewhere(self, job: Job) -> None:
         """Run what may take a moment, but runs no callback: on a request thread, or else on the lane."""
-        if not self._asker.peer.run(job):
-            self._asker.peer.post(job)
+        if not self._asker.caller.run(job):
+            self._asker.caller.post(job)
 
     def _answered(self, inner: CallFuture[Any]) -> None:
         """Go on with the result; on the reader thread, so never wait, and never write."""
@@ -309,10 +308,10 @@ class _FutureRounds:
         if not self._claim():
             return
         self._drop_inner()
-        limit, method, server = self._deadline.limit, self._question.method, self._asker.peer.name
+        limit, method, server = self._deadline.limit, self._question.method, self._asker.caller.name
         details = {"method": method, "server": server, "limit": limit, "elapsed": round(self._deadline.elapsed, 3)}
         text = f"{method} to {server}: timed out (limit {limit:g} s), no final result"
-        self._future.settle(None, MCPTimeoutError(text, details={**self._asker.peer.explain(), **details}))
+        self._future.settle(None, MCPTimeoutError(text, details={**self._asker.caller.explain(), **details}))
 
     def _claim(self) -> bool:
         with self._lock:

@@ -6,13 +6,14 @@ import importlib
 import logging
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 from ..deadlines import Deadline, as_timeout
-from ..engine.caller import CallFuture, Question
+from ..engine.caller import Caller, CallFuture, Question
 from ..engine.connect import Introduction, closing_time
 from ..engine.dispatch import uninterrupted
 from ..engine.interrupts import let_go
@@ -40,6 +41,7 @@ from .schemas import ToolIndex
 from .subscriptions import News, Subscription, make_filter, subscribe
 from .targets import transport_to
 from .tasks import Task, created, declared
+from .watching import Watching
 
 if TYPE_CHECKING:
     import mcp_types as types
@@ -133,7 +135,7 @@ class Client:
 
     def __repr__(self) -> str:
         asker = self._asker
-        state = "closed" if self._closed else repr(asker.peer) if asker else "not connected"
+        state = "closed" if self._closed else repr(asker.caller) if asker else "not connected"
         return f"<Client {self.transport.name}: {state}>"
 
     # -- connecting ---------------------------------------------------------------------------------------------------
@@ -161,7 +163,7 @@ class Client:
         deadline = Deadline(as_timeout(timeout, default=CLOSE_SECONDS))
         with self._lock:
             self._closed = True
-            peers = [self._opening, self._asker.peer if self._asker else None]
+            peers = [self._opening, self._asker.caller if self._asker else None]
         for peer in peers:
             if peer is not None:
                 peer.close(deadline)
@@ -177,11 +179,11 @@ class Client:
     def connected(self) -> bool:
         """Whether there is a connection, as far as is known."""
         asker = self._asker
-        return asker is not None and not asker.peer.over
+        return asker is not None and not asker.caller.over
 
     def _connected(self, deadline: Deadline, again: bool = False) -> Asker:
         asker = self._asker
-        if asker is not None and not self._closed and (not asker.peer.over or not again):
+        if asker is not None and not self._closed and (not asker.caller.over or not again):
             return asker  # one that is over says itself why
         try:
             return self._connect(deadline)
@@ -195,7 +197,7 @@ class Client:
         try:
             if self._closed:
                 raise self._closed_error()
-            if self._asker is None or self._asker.peer.over:
+            if self._asker is None or self._asker.caller.over:
                 return self._open(deadline)
             return self._asker
         finally:
@@ -203,27 +205,30 @@ class Client:
 
     def _open(self, deadline: Deadline) -> Asker:
         introduction = Introduction(
-            self._identity, self._version, self._callbacks, meanwhile=_import_models, opened=self._note_opening
+            self._identity,
+            self._version,
+            self._callbacks,
+            meanwhile=_import_models,
+            opened=self._note_opening,
+            renewed=_weakly(self._tell_again),
         )
         try:
-            peer = self.transport.converse(introduction, deadline)
+            caller = self.transport.converse(introduction, deadline)
             try:
-                return self._take_up(peer, deadline)
+                return self._take_up(caller, deadline)
             except BaseException as error:
-                peer.close(Deadline(closing_time(error)))
+                caller.close(Deadline(closing_time(error)))
                 raise
         finally:
             with self._lock:
                 self._opening = None
 
-    def _take_up(self, peer: Peer, deadline: Deadline) -> Asker:
+    def _take_up(self, caller: Caller, deadline: Deadline) -> Asker:
         """Make a new connection the one that everybody uses."""
-        before, asker = self._asker, Asker(peer, self._callbacks, self._cache)
+        before, asker = self._asker, Asker(caller, self._callbacks, self._cache)
         if before is not None:
-            before.peer.close(deadline.sooner(CLOSE_SECONDS))  # it is over; this waits for its threads
-        self._tools.forget()
-        if self._cache is not None:
-            self._cache.forget()
+            before.caller.close(deadline.sooner(CLOSE_SECONDS))  # it is over; this waits for its threads
+        self._forget_answers()
         self._settle_log_level(asker, deadline)
         self._watch_again(asker, deadline)
         with self._lock:
@@ -231,8 +236,23 @@ class Client:
                 raise self._closed_error()
             self._asker = asker
             self._closed_properly()
-            self._closed_properly = close_when_forgotten(self, peer, f"<Client {self.transport.name}>")
+            self._closed_properly = close_when_forgotten(self, caller, f"<Client {self.transport.name}>")
         return asker
+
+    def _forget_answers(self) -> None:
+        self._tools.forget()
+        if self._cache is not None:
+            self._cache.forget()
+
+    def _tell_again(self, deadline: Deadline) -> None:
+        """Tell the server what it has forgotten, after its connection, or its session, was renewed."""
+        asker = self._asker
+        if asker is None:
+            return
+        self._forget_answers()
+        self._settle_log_level(asker, deadline)
+        asker.watching = Watching()
+        self._watch_again(asker, deadline, anew=True)
 
     def _note_opening(self, peer: Peer) -> None:
         with self._lock:
@@ -249,10 +269,10 @@ class Client:
         level = self._level or ("debug" if self._callbacks.wants_log else None)
         if level is None:
             return
-        if isinstance(asker.peer.agreement.era, Stateless):
-            _ask_for_level(asker.peer, level)
-        elif self._level and "logging" in asker.peer.agreement.capabilities:
-            asker.peer.call(Question("logging/setLevel", {"level": level}), deadline)
+        if isinstance(asker.caller.agreement.era, Stateless):
+            _ask_for_level(asker.caller, level)
+        elif self._level and "logging" in asker.caller.agreement.capabilities:
+            asker.caller.call(Question("logging/setLevel", {"level": level}), deadline)
 
     # -- what the server says of itself -------------------------------------------------------------------------------
 
@@ -284,11 +304,11 @@ class Client:
     @property
     def counters(self) -> dict[str, int]:
         """What has happened on this connection; ``sent == ok + error + timeout + cancelled + pending``."""
-        return (self._asker or self._connected(self._deadline(None))).peer.counters
+        return (self._asker or self._connected(self._deadline(None))).caller.counters
 
     @property
     def _agreement(self) -> Agreement:
-        return (self._asker or self._connected(self._deadline(None))).peer.agreement
+        return (self._asker or self._connected(self._deadline(None))).caller.agreement
 
     # -- tools --------------------------------------------------------------------------------------------------------
 
@@ -396,20 +416,20 @@ class Client:
         deadline = self._deadline(timeout)
         self._watch(self._connected(deadline), uri, deadline)
 
-    def _watch(self, asker: Asker, uri: str, deadline: Deadline) -> None:
+    def _watch(self, asker: Asker, uri: str, deadline: Deadline, anew: bool = False) -> None:
         before = self._watched.get(uri)
-        if before is not None and before[0] is asker:
+        if before is not None and before[0] is asker and not anew:
             return
         news = News(make_filter({}, [uri]), kept=0)  # nothing is kept: on_notification tells
         news.open(asker, self._callbacks, deadline)
         with self._lock:
             self._watched[uri] = asker, news
 
-    def _watch_again(self, asker: Asker, deadline: Deadline) -> None:
+    def _watch_again(self, asker: Asker, deadline: Deadline, anew: bool = False) -> None:
         """Subscribe on a new connection to what was subscribed to on the one before (basic/transports/stdio)."""
         for uri in list(self._watched):
             try:
-                self._watch(asker, uri, deadline)
+                self._watch(asker, uri, deadline, anew)
             except JSONRPCError as refused:
                 log.warning("%s can no longer be subscribed to: %s", uri, refused)
 
@@ -422,7 +442,7 @@ class Client:
             _, news = self._watched.pop(uri, (None, None))
         if news is not None:
             news.end_on_server(deadline)
-        elif asker.peer.agreement.era.server_asks:  # subscribed to by other means, perhaps
+        elif asker.caller.agreement.era.server_asks:  # subscribed to by other means, perhaps
             asker.ask(Question("resources/unsubscribe", {"uri": uri}), deadline)
 
     def listen(
@@ -528,7 +548,7 @@ class Client:
         deadline = self._deadline(timeout)
         asker = self._connected(deadline)
         params = dict(question.params or {})
-        if asker.peer.agreement.era.server_asks:
+        if asker.caller.agreement.era.server_asks:
             _check_tasks(asker)
             params["task"] = {} if ttl is None else {"ttl": ttl}
         raw = asker.ask(replace(question, params=declared(asker, params)), deadline)
@@ -564,7 +584,7 @@ class Client:
         """
         deadline = self._deadline(timeout)
         asker = self._connected(deadline)
-        asker.ask(Question("ping" if asker.peer.agreement.era.server_asks else "server/discover"), deadline)
+        asker.ask(Question("ping" if asker.caller.agreement.era.server_asks else "server/discover"), deadline)
 
     def set_logging_level(self, level: str, timeout: float | None = None) -> None:
         """Have the server send log messages from a level on; raises as ``call_tool``.
@@ -577,8 +597,8 @@ class Client:
             raise ValueError(f"level must be one of {', '.join(LOG_LEVELS)}, not None")
         deadline = self._deadline(timeout)
         asker = self._connected(deadline)
-        if isinstance(asker.peer.agreement.era, Stateless):
-            _ask_for_level(asker.peer, level)  # it goes with every request from now on
+        if isinstance(asker.caller.agreement.era, Stateless):
+            _ask_for_level(asker.caller, level)  # it goes with every request from now on
         else:
             asker.ask(Question("logging/setLevel", {"level": level}), deadline)
 
@@ -590,8 +610,8 @@ class Client:
         """
         deadline = self._deadline(timeout)
         asker = self._connected(deadline)
-        if asker.peer.agreement.era.server_asks:
-            asker.peer.notify("notifications/roots/list_changed", None, deadline)
+        if asker.caller.agreement.era.server_asks:
+            asker.caller.notify("notifications/roots/list_changed", None, deadline)
 
     def request(
         self,
@@ -628,7 +648,7 @@ class Client:
         """
         question = any_question(method, params, None)
         deadline = self._deadline(timeout)
-        self._connected(deadline).peer.notify(question.method, question.params, deadline)
+        self._connected(deadline).caller.notify(question.method, question.params, deadline)
 
     # -- inside -------------------------------------------------------------------------------------------------------
 
@@ -656,14 +676,26 @@ def _left(deadline: Deadline) -> float:
     return max(deadline.remaining, 0.001)
 
 
-def _ask_for_level(peer: Peer, level: str) -> None:
-    era = peer.agreement.era
+def _ask_for_level(caller: Caller, level: str) -> None:
+    era = caller.agreement.era
     assert isinstance(era, Stateless)
-    peer.agree(replace(peer.agreement, era=era.at_level(level)))
+    caller.dress(era.at_level(level))
+
+
+def _weakly(method: Callable[[Deadline], object]) -> Callable[[Deadline], object]:
+    """Return a bound method that does not keep its object."""
+    known = weakref.WeakMethod(method)
+
+    def call(deadline: Deadline) -> None:
+        alive = known()
+        if alive is not None:
+            alive(deadline)
+
+    return call
 
 
 def _check_tasks(asker: Asker) -> None:
-    agreement = asker.peer.agreement
+    agreement = asker.caller.agreement
     if agreement.era.version != "2025-11-25" or "tasks" not in agreement.capabilities:
         raise LocalProtocolError(
             f"the server offers no tasks (protocol version {agreement.era.version}); use call_tool or submit_tool",

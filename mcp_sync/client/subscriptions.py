@@ -201,7 +201,7 @@ class News:
             JSONRPCError: The server refused.
             MCPTimeoutError: It did not acknowledge by the deadline.
         """
-        if asker.peer.agreement.era.server_asks:
+        if asker.caller.agreement.era.server_asks:
             self._open_by_notices(asker, callbacks, deadline)
         else:
             self._open_by_request(asker, deadline)
@@ -214,7 +214,7 @@ class News:
             then=self._ended,
             open_ended=True,
         )
-        future = asker.peer.submit(question, deadline)
+        future = asker.caller.submit(question, deadline)
         self._stop = lambda deadline: future.cancel()
         try:
             error = self._acknowledged.get(timeout=deadline.remaining)
@@ -241,16 +241,17 @@ class News:
     def _open_by_notices(self, asker: Asker, callbacks: Callbacks, deadline: Deadline) -> None:
         self._stop_listening = callbacks.listen(self._overhear)
         watched: list[str] = []
+        watching = asker.watching
 
         def stop(deadline: Deadline) -> None:
             self._stop_listening()
-            for uri in watched:
-                asker.watching.end(uri, asker.peer, deadline)
+            for uri in watched if watching is asker.watching else ():  # else the server has forgotten it
+                watching.end(uri, asker.caller, deadline)
 
         self._stop = stop
         try:
             for uri in self.wanted.resource_subscriptions:
-                asker.watching.begin(uri, asker.peer, deadline)
+                watching.begin(uri, asker.caller, deadline)
                 watched.append(uri)
         except BaseException:
             self.close(max(deadline.remaining, 0.001))

@@ -94,7 +94,7 @@ class Task:
             MCPError: It was cancelled.
         """
         deadline = self._deadline(timeout)
-        if self._asker.peer.agreement.era.server_asks:
+        if self._asker.caller.agreement.era.server_asks:
             raw = self._ask("tasks/result", deadline)  # blocks on the server's side
             self.state = {**self.state, "status": "failed" if raw.get("isError") else "completed"}
             return self._finish(raw, deadline)
@@ -159,7 +159,7 @@ class Task:
 
     def _ask(self, method: str, deadline: Deadline, more: Mapping[str, Any] | None = None) -> dict[str, Any]:
         params = {"taskId": self.task_id, **(more or {})}
-        return self._asker.peer.call(Question(method, declared(self._asker, params)), deadline)
+        return self._asker.caller.call(Question(method, declared(self._asker, params)), deadline)
 
     def _deadline(self, timeout: float | None) -> Deadline:
         return Deadline(as_timeout(timeout, default=self._timeout))
@@ -167,7 +167,7 @@ class Task:
 
 def declared(asker: Asker, params: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the params with the tasks extension declared, where the era wants it declared with each request."""
-    era = asker.peer.agreement.era
+    era = asker.caller.agreement.era
     if not isinstance(era, Stateless):
         return params
     offered = (era.dress(None) or {})["_meta"][CAPABILITIES_KEY]

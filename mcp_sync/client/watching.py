@@ -9,8 +9,7 @@ import threading
 from collections import Counter
 
 from ..deadlines import Deadline
-from ..engine.caller import Question
-from ..engine.peer import Peer
+from ..engine.caller import Caller, Question
 
 
 class Watching:
@@ -23,7 +22,7 @@ class Watching:
         self._lock = threading.Lock()  # guards _watchers
         self._watchers: Counter[str] = Counter()
 
-    def begin(self, uri: str, peer: Peer, deadline: Deadline) -> None:
+    def begin(self, uri: str, caller: Caller, deadline: Deadline) -> None:
         """Watch a resource; raises as Caller.call says."""
         with self._lock:
             self._watchers[uri] += 1
@@ -31,15 +30,15 @@ class Watching:
         if not first:
             return
         try:
-            peer.call(Question("resources/subscribe", {"uri": uri}), deadline)
+            caller.call(Question("resources/subscribe", {"uri": uri}), deadline)
         except BaseException:
             self._leave(uri)
             raise
 
-    def end(self, uri: str, peer: Peer, deadline: Deadline) -> None:
+    def end(self, uri: str, caller: Caller, deadline: Deadline) -> None:
         """Watch it no more; raises as Caller.call says."""
         if self._leave(uri):
-            peer.call(Question("resources/unsubscribe", {"uri": uri}), deadline)
+            caller.call(Question("resources/unsubscribe", {"uri": uri}), deadline)
 
     def _leave(self, uri: str) -> bool:
         """Return whether nobody is left."""

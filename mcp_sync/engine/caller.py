@@ -16,6 +16,7 @@ from typing import Any, Generic, Protocol, TypeVar, cast
 
 from ..deadlines import LONGEST_TIMEOUT, Deadline
 from ..exceptions import MCPError
+from ..protocol.eras import Era
 from ..protocol.messages import Notification, Request, RequestId
 from ..protocol.negotiation import Agreement
 from .dispatch import Alarm, Job, reaper
@@ -36,6 +37,7 @@ class Question(Generic[R]):
         convert: Makes of the result what the application wants, by a deadline; runs in the thread that asks for it.
         then: Our own code, run by whoever resolves the future, right after; must not wait.
         open_ended: Whether the answer may take for ever, as that to ``subscriptions/listen``; only for ``submit``.
+        repeatable: Whether the application says that asking twice does no more than asking once.
     """
 
     method: str
@@ -45,6 +47,7 @@ class Question(Generic[R]):
     convert: Callable[[dict[str, Any], Deadline], R] | None = None
     then: Callable[[CallFuture[R]], None] | None = None
     open_ended: bool = False
+    repeatable: bool = False
 
 
 class Owner(Protocol):
@@ -183,15 +186,27 @@ class CallFuture(Future[R]):
 
 
 class Caller(ABC):
-    """Anything that can be asked. All methods may be called from any thread.
+    """Anything that can be asked. All methods may be called from any thread."""
 
-    Attributes:
-        name: Whom it asks, for people.
-        agreement: What was negotiated.
-    """
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """Whom it asks, for people."""
 
-    name: str
-    agreement: Agreement
+    @property
+    @abstractmethod
+    def agreement(self) -> Agreement:
+        """What was negotiated."""
+
+    @property
+    @abstractmethod
+    def over(self) -> bool:
+        """Whether nothing can be asked any more."""
+
+    @property
+    @abstractmethod
+    def counters(self) -> dict[str, int]:
+        """What has happened so far; ``sent == ok + error + timeout + cancelled + pending``."""
 
     @abstractmethod
     def call(self, question: Question[Any], deadline: Deadline) -> dict[str, Any]:
@@ -215,6 +230,26 @@ class Caller(ABC):
     @abstractmethod
     def close(self, deadline: Deadline) -> None:
         """End it, and every call in flight with an error. Idempotent."""
+
+    @abstractmethod
+    def hang_up(self, deadline: Deadline) -> None:
+        """Begin to end it, and wait for nothing."""
+
+    @abstractmethod
+    def dress(self, era: Era) -> None:
+        """Let requests be dressed by this era from now on: another log level."""
+
+    @abstractmethod
+    def run(self, job: Job) -> bool:
+        """Run application code on a thread of its own; False: too many run already."""
+
+    @abstractmethod
+    def post(self, job: Job) -> None:
+        """Run application code on the lane, after what is there."""
+
+    @abstractmethod
+    def explain(self) -> dict[str, Any]:
+        """Return what may explain a silence or an end, for the details of an error."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,14 +12,12 @@ messages (stdio, memory, a user's own) only write a Pipe, and share the one Pipe
 from __future__ import annotations
 
 import logging
-import queue
 import threading
 import time
-import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from ..deadlines import Deadline
 from ..exceptions import ForkedClientError, MCPConnectionError, MCPError, MCPTimeoutError, MessageTooLarge
@@ -27,8 +25,8 @@ from ..observe import Feed, Observers, Unreadable
 from ..policies import Limits
 from ..protocol.eras import Era
 from ..protocol.framing import KEPT_HEAD, KEPT_TAIL, Overlong
-from ..protocol.messages import Batch, Malformed, Message, RequestId, decode, encode, salvage_id, too_large
-from .dispatch import Lane, exiting, join, stand_still, start_thread
+from ..protocol.messages import Malformed, Message, RequestId, decode, encode, salvage_id, too_large
+from .dispatch import Lane, join, stand_still, start_thread
 from .interrupts import await_event, let_go
 from .lifetimes import tell_of_forks
 
@@ -52,8 +50,8 @@ class Sink(Protocol):
     def received(self, message: Message) -> None:
         """A message has arrived."""
 
-    def lost(self, request_id: RequestId, error: MCPError) -> None:
-        """The answer to this request will never come."""
+    def lost(self, request_id: RequestId | None, error: MCPError) -> None:
+        """The answer to this request will never come; None: what was sent was no request, and did not arrive."""
 
     def closed(self, error: MCPError) -> None:
         """Nothing more will come. Called once, last."""
@@ -70,6 +68,9 @@ class Channel(ABC):
         threads: What its threads are called, ``mcp-<threads>-...``; empty means the name.
 
     Attributes:
+        in_order: Whether all messages go the same way, one after the other. If not, each goes its own way, and a
+            question that is not answered says nothing of the other side's era.
+        origin: Where it leads to, for remembering what is spoken there; empty where nothing is to be remembered.
         name: As given.
         kind: As given.
         threads: As given.
@@ -77,6 +78,9 @@ class Channel(ABC):
         events: Where observers run; likewise.
         feed: Where events go.
     """
+
+    in_order: ClassVar[bool] = True
+    origin: str = ""
 
     def __init__(
         self, name: str, kind: str, observers: Observers | None = None, backlog: int = 1000, threads: str = ""
@@ -103,6 +107,19 @@ class Channel(ABC):
             MCPTimeoutError: The deadline passed; ``may_have_run`` is False where not a byte was sent.
         """
 
+    def submit(self, message: Message | Mapping[str, Any], deadline: Deadline, open_ended: bool = False) -> None:
+        """Send one whole message whose answer nobody on this thread waits for; raises as ``send``.
+
+        Args:
+            message: The message.
+            deadline: By when it has to be answered, where the answer comes the way the message went.
+            open_ended: Whether the answer may take for ever; then the deadline is for its beginning.
+
+        Raises:
+            TooManyRequests: Too many wait to be sent.
+        """
+        self.send(message, deadline)
+
     @abstractmethod
     def close(self, deadline: Deadline) -> None:
         """End the connection and what is behind it, and release every waiter. Idempotent."""
@@ -114,8 +131,8 @@ class Channel(ABC):
         """Signal in the binding's own way that an answer is no longer wanted; False: it has none."""
         return False
 
-    def agreed(self, era: Era) -> None:
-        """Take note of what was negotiated."""
+    def agreed(self, era: Era, deadline: Deadline) -> None:
+        """Take note of what was negotiated, once the conversation has begun."""
 
     @property
     def ending(self) -> bool:
@@ -445,123 +462,3 @@ def as_end(error: MCPError) -> MCPConnectionError:
     end = MCPConnectionError(f"the connection has ended: {error}", details=error.details)
     end.__cause__ = error
     return end
-
-
-class Inbox:
-    """A Sink whose reader threads feed a ``queue.Queue``, for those who receive one message at a time.
-
-    When it is full, reading pauses; nothing is dropped. Errors travel through the queue, in their place; the end of
-    the connection stays in it, for whoever asks next. Noise is left out: the channel has reported it.
-
-    Args:
-        limit: How many messages may wait.
-    """
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._items: queue.Queue[Message | MCPError] = queue.Queue()
-        self._channel: weakref.ref[Channel] | None = None
-
-    def attend(self, channel: Channel) -> None:
-        """Take the channel whose reading is to pause when too much is waiting."""
-        self._channel = weakref.ref(channel)
-
-    def received(self, message: Message) -> None:
-        """Queue the message."""
-        for item in message.messages if isinstance(message, Batch) else (message,):
-            if isinstance(item, Malformed):
-                if item.answers is not None:
-                    self._items.put(item.as_error())
-            else:
-                self._items.put(item)
-        channel = self._channel() if self._channel else None
-        if channel is not None and self._items.qsize() >= self._limit:
-            channel.pause()
-            if self._items.qsize() < self._limit:  # somebody took one just before, and reading went on too early
-                channel.resume()
-
-    def lost(self, request_id: RequestId, error: MCPError) -> None:
-        """Queue the error."""
-        self._items.put(error)
-
-    def closed(self, error: MCPError) -> None:
-        """Queue the end."""
-        if exiting():
-            return
-        if not isinstance(error, MCPConnectionError):
-            self._items.put(error)
-        self._items.put(as_end(error))
-
-    def take(self, timeout: float) -> Message:
-        """Return the next message.
-
-        Raises:
-            MCPTimeoutError: None came within so many seconds.
-            MCPConnectionError: The connection is over, and all that came before has been taken.
-            RemoteProtocolError: An answer came that cannot be read.
-        """
-        try:
-            item = self._items.get(timeout=timeout)
-        except queue.Empty:
-            raise MCPTimeoutError(f"no message within {timeout:g} s", details={"limit": timeout}) from None
-        channel = self._channel() if self._channel else None
-        if channel is not None and self._items.qsize() < self._limit:
-            channel.resume()
-        if isinstance(item, MCPConnectionError):
-            self._items.put(item)
-        if isinstance(item, MCPError):
-            raise item.about("", may_have_run=item.may_have_run)
-        return item
-
-    def drain(self) -> list[Message | MCPError]:
-        """Return all that waits."""
-        items = []
-        while not self._items.empty():
-            items.append(self._items.get_nowait())
-        return items
-
-
-class Relay:
-    """A Sink that passes everything on to another, which can be changed while messages flow.
-
-    Locks: ``_passing`` is held while a message is handed over, so that none is overtaken by a change.
-
-    Attributes:
-        ended: Whether the end of the connection has been passed on.
-    """
-
-    def __init__(self, sink: Sink) -> None:
-        self._passing = threading.Lock()  # guards _sink
-        self._sink = sink
-        self.ended = False
-
-    def swap(self, sink: Sink) -> None:
-        """Pass everything on to this one from now on; what an Inbox still held goes first."""
-        with self._passing:
-            waiting = self._sink.drain() if isinstance(self._sink, Inbox) else []
-            self._sink = sink
-            for item in waiting:
-                _hand_over(item, sink)
-
-    def received(self, message: Message) -> None:
-        """Pass it on."""
-        with self._passing:
-            self._sink.received(message)
-
-    def lost(self, request_id: RequestId, error: MCPError) -> None:
-        """Pass it on."""
-        with self._passing:
-            self._sink.lost(request_id, error)
-
-    def closed(self, error: MCPError) -> None:
-        """Pass it on, and remember."""
-        self.ended = True
-        with self._passing:
-            self._sink.closed(error)
-
-
-def _hand_over(item: Message | MCPError, sink: Sink) -> None:
-    if isinstance(item, MCPConnectionError):
-        sink.closed(item)
-    elif not isinstance(item, MCPError):
-        sink.received(item)

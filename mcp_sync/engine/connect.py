@@ -7,18 +7,21 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..deadlines import Deadline
-from ..exceptions import JSONRPCError, MCPError, MCPTimeoutError, RemoteProtocolError
+from ..exceptions import HTTPStatusError, JSONRPCError, MCPError, MCPTimeoutError, RemoteProtocolError
 from ..observe import Connected
 from ..policies import Limits
 from ..protocol.eras import Identity
 from ..protocol.negotiation import PROBE_SECONDS, PROBE_SHARE, Agreement, Answer, Ask, negotiate
 from .caller import Handler, Question
-from .channel import Channel, Relay
+from .channel import Channel
+from .inbox import Relay
 from .lifetimes import close_at_exit
 from .peer import Peer
 
 CLOSE_SECONDS, CLOSE_LATE_SECONDS = 5.0, 0.05
 """How long closing may take after a failure; the second where there is no time left."""
+TELLING_STATUSES = frozenset(range(400, 500)) - {401, 402, 403, 407, 408, 421, 425, 426, 429}
+"""HTTP statuses by which a server may say that it does not know the question; the others are no verdict on its era."""
 INTERRUPTED_SECONDS = 0.2
 """The same after Ctrl-C: somebody waits at a keyboard."""
 
@@ -33,6 +36,9 @@ class Introduction:
         handler: What answers the other side.
         meanwhile: Work to do while the other side starts up.
         opened: Is given the Peer before the negotiation begins, so that it can be closed meanwhile.
+        renewed: Is called, with a deadline, when a connection has taken the place of another: what the server was told
+            has to be told again. It is kept as long as the connection, so it must not keep what the user holds.
+        expected: The version that the other side spoke the last time; a hint.
     """
 
     identity: Identity = field(default_factory=Identity)
@@ -40,6 +46,13 @@ class Introduction:
     handler: Handler | None = None
     meanwhile: Callable[[], object] | None = None
     opened: Callable[[Peer], object] | None = None
+    renewed: Callable[[Deadline], object] | None = None
+    expected: str | None = None
+
+
+KNOWN_ORIGINS = 1000
+_spoken: dict[str, str] = {}
+"""The era cache: the version that was last spoken with each origin (basic/versioning: an era belongs to a server)."""
 
 
 def converse(
@@ -77,12 +90,15 @@ def converse(
             introduction.opened(peer)
         if introduction.meanwhile is not None:
             introduction.meanwhile()
-        agreement = _negotiate(peer, introduction, deadline)
+        agreement = _negotiate(peer, channel, introduction, deadline)
         peer.agree(agreement)
         if agreement.greeting:
             peer.notify(agreement.greeting, None, deadline)
+        channel.agreed(agreement.era, deadline)
+        _remember(channel.origin, agreement.era.version)
         channel.feed.emit(Connected(peer.name, agreement.era.version))
     except BaseException as error:
+        _remember(channel.origin, None)
         whole.close(Deadline(max(CLOSE_LATE_SECONDS, min(closing_time(error), deadline.remaining))))
         if isinstance(error, MCPError):
             raise error.about("cannot connect", may_have_run=False, phase="connect") from error.__cause__
@@ -98,11 +114,20 @@ def closing_time(error: BaseException) -> float:
     return CLOSE_SECONDS if isinstance(error, Exception) else INTERRUPTED_SECONDS
 
 
-def _negotiate(peer: Peer, introduction: Introduction, deadline: Deadline) -> Agreement:
-    talk = negotiate(introduction.identity, introduction.version)
+def _remember(origin: str, version: str | None) -> None:
+    _spoken.pop(origin, None)
+    if origin and version:
+        _spoken[origin] = version
+        while len(_spoken) > KNOWN_ORIGINS:
+            _spoken.pop(next(iter(_spoken)), None)
+
+
+def _negotiate(peer: Peer, channel: Channel, introduction: Introduction, deadline: Deadline) -> Agreement:
+    expected = introduction.expected or _spoken.get(channel.origin)
+    talk = negotiate(introduction.identity, introduction.version, expected)
     ask = next(talk)
     while True:
-        answer = _put(peer, ask, deadline)
+        answer = _put(peer, ask, deadline, channel.in_order)
         try:
             ask = talk.send(answer)
         except StopIteration as end:
@@ -110,11 +135,20 @@ def _negotiate(peer: Peer, introduction: Introduction, deadline: Deadline) -> Ag
             return agreement
 
 
-def _put(peer: Peer, ask: Ask, deadline: Deadline) -> Answer:
+def _put(peer: Peer, ask: Ask, deadline: Deadline, silence_tells: bool) -> Answer:
     """Put one question; an error that tells something about the other side's era is an answer."""
-    patience = deadline.sooner(min(deadline.limit * PROBE_SHARE, PROBE_SECONDS)) if ask.probe else deadline
+    impatient = ask.probe and silence_tells
+    patience = deadline.sooner(min(deadline.limit * PROBE_SHARE, PROBE_SECONDS)) if impatient else deadline
     question: Question[Any] = Question(ask.method, ask.params)
     try:
         return peer.call(question, patience)
-    except (JSONRPCError, RemoteProtocolError, MCPTimeoutError) as error:
+    except (JSONRPCError, RemoteProtocolError) as error:
+        return error
+    except MCPTimeoutError as error:
+        if not silence_tells:
+            raise
+        return error
+    except HTTPStatusError as error:
+        if error.status not in TELLING_STATUSES:
+            raise
         return error

@@ -95,14 +95,19 @@ def close_at_exit(behind: Closeable) -> Callable[[], None]:
 
 
 def _forgotten(key: int, what: str) -> None:
-    behind = _open.pop(key, None)
+    behind = _open.get(key)
     if behind is None:
         return
     over = behind.over
     # Never here: the collector may have interrupted code that holds the very locks that closing needs.
-    start_thread_in_finalizer("mcp-janitor", _close_quietly, behind, Deadline(FORGOTTEN_SECONDS))
+    start_thread_in_finalizer("mcp-janitor", _close_forgotten, key, behind)
     if not over:  # last: the filters may make an error of it
         warnings.warn(f"{what} was never closed; use it in a with statement, or call close()", ResourceWarning, 2)
+
+
+def _close_forgotten(key: int, behind: Closeable) -> None:
+    _close_quietly(behind, Deadline(FORGOTTEN_SECONDS))
+    _open.pop(key, None)  # not before: the interpreter may exit meanwhile, and then it is for _at_exit to close
 
 
 def _at_exit() -> None:
@@ -110,9 +115,10 @@ def _at_exit() -> None:
     whole = Deadline(EXIT_SECONDS)
     for behind in list(_open.values()):
         behind.hang_up(whole)
-    while _open:
-        _, behind = _open.popitem()
-        _close_quietly(behind, whole)
+    while still_open := list(_open.items()):
+        for key, behind in still_open:
+            _close_quietly(behind, whole)
+            _open.pop(key, None)
 
 
 def _close_quietly(behind: Closeable, deadline: Deadline) -> None:

@@ -13,7 +13,9 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 
 from ..deadlines import Deadline
@@ -30,6 +32,7 @@ from ..exceptions import (
 from ..observe import Called, Disconnected, Finished, Ignored
 from ..policies import Limits
 from ..protocol import session as effects
+from ..protocol.eras import Era
 from ..protocol.messages import (
     INTERNAL_ERROR,
     METHOD_NOT_FOUND,
@@ -98,8 +101,8 @@ class Peer(Caller):
     """
 
     def __init__(self, channel: Channel, handler: Handler | None, limits: Limits) -> None:
-        self.name = channel.name
-        self.agreement = Agreement(Session[Any]().era)
+        self._name = channel.name
+        self._agreement = Agreement(Session[Any]().era)
         self.lane = channel.lane
         self._channel = channel
         self._handler = weakref.ref(handler) if handler is not None else None
@@ -119,6 +122,16 @@ class Peer(Caller):
         state = "closed" if self._end else f"{self._session.era.version or 'opening'}, {self._session.pending} pending"
         return f"<Peer {self.name} {state}>"
 
+    @property
+    def name(self) -> str:
+        """Whom it asks, for people."""
+        return self._name
+
+    @property
+    def agreement(self) -> Agreement:
+        """What was negotiated."""
+        return self._agreement
+
     # -- asking -------------------------------------------------------------------------------------------------------
 
     def call(self, question: Question[Any], deadline: Deadline) -> dict[str, Any]:
@@ -128,7 +141,7 @@ class Peer(Caller):
             ticket.nested = Backlog()
         stuck: MCPTimeoutError | None = None
         try:
-            self._say(ticket, deadline)
+            self._say(ticket, deadline, self._channel.send)
             in_time = self._wait(ticket, deadline)
         except MCPTimeoutError as error:
             in_time, stuck = False, error
@@ -153,7 +166,7 @@ class Peer(Caller):
         try:
             if not question.open_ended:
                 ticket.expire(deadline, lambda: self._expire(ticket, deadline))
-            self._say(ticket, deadline)
+            self._say(ticket, deadline, partial(self._channel.submit, open_ended=question.open_ended))
         except MCPTimeoutError as stuck:
             if self._leave(ticket, "timeout", "" if stuck.may_have_run is False else "timed out"):
                 ticket.settle(None, self._timeout_error(ticket, deadline, stuck))
@@ -182,11 +195,15 @@ class Peer(Caller):
         return self._crew.start(job)
 
     def agree(self, agreement: Agreement) -> None:
-        """Take note of what was negotiated, and tell the channel."""
+        """Take note of what was negotiated."""
+        self._agreement = agreement
+        self.dress(agreement.era)
+
+    def dress(self, era: Era) -> None:
+        """Let requests be dressed by this era from now on."""
         with self._lock:
-            self._session.era = agreement.era
-        self.agreement = agreement
-        self._channel.agreed(agreement.era)
+            self._session.era = era
+        self._agreement = replace(self._agreement, era=era)
 
     @property
     def over(self) -> bool:
@@ -236,14 +253,14 @@ class Peer(Caller):
             may_have_run=False,
         )
 
-    def _say(self, ticket: _Ticket[Any], deadline: Deadline) -> None:
+    def _say(self, ticket: _Ticket[Any], deadline: Deadline, carry: Callable[[Request, Deadline], None]) -> None:
         request, ticket.request = ticket.request, None
         assert request is not None
         if self._feed.watched:
             self._feed.emit(Called(self.name, request.method, request.id))
         try:
             self._flush_first(deadline)
-            self._channel.send(request, deadline)
+            carry(request, deadline)
         except MCPTimeoutError:
             raise
         except MCPConnectionError as error:
@@ -361,8 +378,10 @@ class Peer(Caller):
         else:
             self._follow(effect)
 
-    def lost(self, request_id: RequestId, error: MCPError) -> None:
+    def lost(self, request_id: RequestId | None, error: MCPError) -> None:
         """Fail the one call whose answer will never come."""
+        if request_id is None:
+            return
         with self._lock:
             effect = self._session.lost(request_id, error)
         self._follow(effect)
@@ -548,7 +567,7 @@ class Peer(Caller):
 
     def _flush_first(self, deadline: Deadline) -> None:
         """Send what is in the outbox before something else; of that, nothing is sent if this fails."""
-        if not self._outbox:
+        if not self._outbox or not self._channel.in_order:  # else what waits would hold up what does not
             return
         try:
             self._flush(deadline)

@@ -2,7 +2,8 @@
 
 The driver (engine/connect.py) sends each Ask and hands back the result as a dict, or the error as an exception object:
 a JSONRPCError, an MCPTimeoutError where the question's patience ran out, a RemoteProtocolError where the answer could
-not be read. Any other failure is no verdict on the era and never gets here.
+not be read, an HTTPStatusError with a status that says "what do you mean?". Any other failure is no verdict on the era
+and never gets here.
 
 Source: basic/versioning (compatibility matrix), basic/lifecycle (handshake era), server/discover.
 """
@@ -50,12 +51,13 @@ Answer: TypeAlias = "dict[str, Any] | MCPError"
 Negotiation: TypeAlias = "Generator[Ask, Answer, Agreement]"
 
 
-def negotiate(identity: Identity, version: str | None = None) -> Negotiation:
+def negotiate(identity: Identity, version: str | None = None, expected: str | None = None) -> Negotiation:
     """Find the version that both sides speak.
 
     Args:
         identity: What we say of ourselves.
         version: The one to ask for; None tries the newest first and falls back.
+        expected: The one that the server spoke the last time: what it does not know need not be tried.
 
     Raises:
         RemoteProtocolError: There is no version in common, or the answer makes no sense.
@@ -63,6 +65,11 @@ def negotiate(identity: Identity, version: str | None = None) -> Negotiation:
     """
     if version in HANDSHAKE_VERSIONS:
         return (yield from _initialize(identity, str(version)))
+    if version is None and expected in HANDSHAKE_VERSIONS:
+        try:
+            return (yield from _initialize(identity, HANDSHAKE_VERSIONS[-1], probe_again=True))
+        except MCPError:
+            pass  # it is another server by now
     return (yield from _probe(identity, version or STATELESS_VERSIONS[-1], only=version is not None))
 
 

@@ -92,7 +92,7 @@ class CallerContract:
 
     def counters(self, caller: Caller) -> dict[str, int]:
         """Return what a caller has counted."""
-        return caller.counters  # type: ignore[attr-defined, no-any-return]
+        return caller.counters
 
     # -- for tests -----------------------------------------------------------------------------------------------------
 

@@ -137,7 +137,7 @@ class ChannelContract:
 
     def test_what_was_agreed_may_be_told(self) -> None:
         with self.connected() as (channel, sink):
-            channel.agreed(Handshake("2025-11-25"))
+            channel.agreed(Handshake("2025-11-25"), Deadline(PATIENCE))
             channel.send(Request(1, "echo", {}), Deadline(PATIENCE))
             assert sink.next() == Result(1, {})
 

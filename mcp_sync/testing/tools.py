@@ -82,7 +82,7 @@ class Collector:
         self._items: queue.Queue[Message] = queue.Queue()
         self._ended = threading.Event()
         self.ends: list[MCPError] = []
-        self.losses: list[tuple[RequestId, MCPError]] = []
+        self.losses: list[tuple[RequestId | None, MCPError]] = []
         self.threads: set[str] = set()
 
     def received(self, message: Message) -> None:
@@ -91,7 +91,7 @@ class Collector:
         for item in message.messages if isinstance(message, Batch) else (message,):
             self._items.put(item)
 
-    def lost(self, request_id: RequestId, error: MCPError) -> None:
+    def lost(self, request_id: RequestId | None, error: MCPError) -> None:
         """Keep it."""
         self.losses.append((request_id, error))
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..deadlines import Deadline, as_timeout
 from ..engine.backlog import Backlog
-from ..engine.caller import CallFuture, Incoming, Question
+from ..engine.caller import Caller, CallFuture, Incoming, Question
 from ..engine.connect import Introduction, closing_time
 from ..engine.lifetimes import close_when_forgotten, tell_of_forks
 from ..engine.peer import Peer
@@ -32,7 +31,7 @@ class MCPSession:
     """
 
     def __init__(
-        self, converse: Callable[[Introduction], Peer], timeout: float, version: str | None, name: str
+        self, converse: Callable[[Introduction], Caller], timeout: float, version: str | None, name: str
     ) -> None:
         self._timeout = timeout
         self._pushed: Backlog[dict[str, Any] | MCPError] = Backlog()
@@ -42,11 +41,11 @@ class MCPSession:
         self._listening = threading.Lock()  # guards the subscribing: whoever takes it does; never given back
         opened: list[Peer] = []
         try:
-            self._peer = converse(Introduction(_identity(), version, self, opened=opened.append))
-            self._closed_properly = close_when_forgotten(self, self._peer, f"<MCPSession {name}>")
-            era = self._peer.agreement.era
+            self._caller = converse(Introduction(_identity(), version, self, opened=opened.append))
+            self._closed_properly = close_when_forgotten(self, self._caller, f"<MCPSession {name}>")
+            era = self._caller.agreement.era
             if isinstance(era, Stateless):  # which else would send no log messages
-                self._peer.agree(replace(self._peer.agreement, era=era.at_level("debug")))
+                self._caller.dress(era.at_level("debug"))
             tell_of_forks(self)
         except BaseException as error:  # Ctrl-C just after it was opened
             for peer in opened:
@@ -54,32 +53,32 @@ class MCPSession:
             raise
 
     def __repr__(self) -> str:
-        return f"<MCPSession {self._peer!r}>"
+        return f"<MCPSession {self._caller!r}>"
 
     @property
     def protocol_version(self) -> str:
         """The protocol version that was agreed."""
-        return self._peer.agreement.era.version
+        return self._caller.agreement.era.version
 
     @property
     def server_info(self) -> dict[str, Any]:
         """What the server says of itself: ``name``, ``version`` ..."""
-        return dict(self._peer.agreement.server_info)
+        return dict(self._caller.agreement.server_info)
 
     @property
     def server_capabilities(self) -> dict[str, Any]:
         """What the server offers."""
-        return dict(self._peer.agreement.capabilities)
+        return dict(self._caller.agreement.capabilities)
 
     @property
     def instructions(self) -> str | None:
         """What the server says about its use."""
-        return self._peer.agreement.instructions
+        return self._caller.agreement.instructions
 
     @property
     def counters(self) -> dict[str, int]:
         """What has happened so far; ``sent == ok + error + timeout + cancelled + pending``."""
-        return self._peer.counters
+        return self._caller.counters
 
     def send_request(
         self, method: str, params: Mapping[str, Any] | None = None, timeout: float | None = None
@@ -97,14 +96,14 @@ class MCPSession:
             MCPConnectionError: The connection is over.
             ProtocolError: One side said something that the protocol forbids.
         """
-        return self._peer.call(Question(method, _checked(params)), self._deadline(timeout))
+        return self._caller.call(Question(method, _checked(params)), self._deadline(timeout))
 
     def submit_request(
         self, method: str, params: Mapping[str, Any] | None = None, timeout: float | None = None
     ) -> CallFuture[dict[str, Any]]:
         """Ask, and return a ``concurrent.futures.Future`` of the result; arguments as for ``send_request``."""
         question: Question[dict[str, Any]] = Question(method, _checked(params))
-        return self._peer.submit(question, self._deadline(timeout))
+        return self._caller.submit(question, self._deadline(timeout))
 
     def send_notification(
         self, method: str, params: Mapping[str, Any] | None = None, timeout: float | None = None
@@ -115,7 +114,7 @@ class MCPSession:
             MCPConnectionError: The connection is over.
             MCPTimeoutError: The server did not read it within the timeout.
         """
-        self._peer.notify(method, _checked(params), self._deadline(timeout))
+        self._caller.notify(method, _checked(params), self._deadline(timeout))
 
     def send_streaming_request(
         self, method: str, params: Mapping[str, Any] | None = None, timeout: float | None = None
@@ -135,11 +134,11 @@ class MCPSession:
             method,
             _checked(params),
             on_progress=lambda *report: self._keep(items, _progress(*report)),
-            then=lambda future: self._peer.post(lambda: self._end_stream(items, future)),  # after what came before it
+            then=lambda future: self._caller.post(lambda: self._end_stream(items, future)),  # after what came before it
         )
         self._streams.append(items)
         try:
-            return self._stream(items, self._peer.submit(question, deadline), deadline)
+            return self._stream(items, self._caller.submit(question, deadline), deadline)
         except BaseException:
             self._end_stream(items, None)
             raise
@@ -177,13 +176,13 @@ class MCPSession:
         Raises:
             MCPConnectionError: The connection was lost; a session that we close just ends the loop.
         """
-        if not self._peer.agreement.era.server_asks and self._listening.acquire(blocking=False):
+        if not self._caller.agreement.era.server_asks and self._listening.acquire(blocking=False):
             self._subscribe(self._deadline(None))
         return self._listen()
 
     def _subscribe(self, deadline: Deadline) -> None:
         begun = threading.Event()
-        offered = self._peer.agreement.capabilities
+        offered = self._caller.agreement.capabilities
         wanted = {f"{kind}ListChanged": True for kind in ("tools", "prompts", "resources") if kind in offered}
         question: Question[Any] = Question(
             "subscriptions/listen",
@@ -192,7 +191,7 @@ class MCPSession:
             then=lambda future: begun.set(),  # refused, perhaps: then there is nothing of the kind to hear
             open_ended=True,
         )
-        self._peer.submit(question, deadline)
+        self._caller.submit(question, deadline)
         begun.wait(deadline.remaining)
 
     def _listen(self) -> Iterator[dict[str, Any]]:
@@ -215,7 +214,7 @@ class MCPSession:
             timeout: Seconds; None means 5.
         """
         self._closing = True
-        self._peer.close(Deadline(as_timeout(timeout, default=5.0)))
+        self._caller.close(Deadline(as_timeout(timeout, default=5.0)))
         self._closed_properly()
 
     def __enter__(self) -> Self:
@@ -251,7 +250,7 @@ class MCPSession:
     def forked(self) -> None:
         """In a forked child: end the loops of whoever listens; the old queue's locks may be held by nobody."""
         self._pushed = Backlog()
-        self._pushed.put(ForkedClientError(f"{self._peer.name} was connected by the process this one was forked from"))
+        self._pushed.put(ForkedClientError(f"{self._caller.name} was connected by the process this one was forked from"))
 
     def _keep(self, items: Backlog[Any], message: dict[str, Any], size: int = 0) -> None:
         if not items.offer(message, size):

@@ -11,8 +11,10 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from ..deadlines import DEFAULT_TIMEOUT, Deadline, as_timeout
-from ..engine.channel import Channel, Inbox, Relay
+from ..engine.caller import Caller
+from ..engine.channel import Channel
 from ..engine.connect import Introduction, closing_time, converse
+from ..engine.inbox import Inbox, Relay
 from ..engine.interrupts import let_go
 from ..engine.lifetimes import close_when_forgotten, tell_of_forks
 from ..engine.peer import Peer
@@ -256,7 +258,7 @@ class MCPTransport:
         """
         if not isinstance(message, Mapping):
             raise TypeError(f"message must be a dict, not {type(message).__name__} ({message!r})")
-        self._own_line().channel.send(message, Deadline(as_timeout(timeout, default=self.timeout)))
+        self._own_line().channel.submit(message, Deadline(as_timeout(timeout, default=self.timeout)))
 
     def receive_message(self, timeout: float | None = None) -> dict[str, Any]:
         """Return the next message that arrives, waiting for it.
@@ -301,8 +303,12 @@ class MCPTransport:
             lambda introduction: self.converse(introduction, Deadline(limit)), limit, protocol_version, self.name
         )
 
-    def converse(self, introduction: Introduction, deadline: Deadline) -> Peer:
+    def converse(self, introduction: Introduction, deadline: Deadline) -> Caller:
         """Begin a conversation with everything said about it; what ``create_session`` and ``Client`` use."""
+        return self._begin(introduction, deadline)
+
+    def _begin(self, introduction: Introduction, deadline: Deadline) -> Peer:
+        """Begin a conversation on the connection that is open, or a new one."""
         limits = self._policies[Limits]
         with self._doors.line:
             line = self._line

@@ -20,8 +20,9 @@ from mcp_sync import (
 )
 from mcp_sync.deadlines import Deadline
 from mcp_sync.engine import channel as channel_module
-from mcp_sync.engine.channel import Inbox, Pipe, PipeChannel, Relay, pump
+from mcp_sync.engine.channel import Pipe, PipeChannel, pump
 from mcp_sync.engine.dispatch import join, start_thread
+from mcp_sync.engine.inbox import Inbox, Relay
 from mcp_sync.observe import Observers, Unreadable
 from mcp_sync.policies import Limits
 from mcp_sync.protocol.framing import Overlong

@@ -147,7 +147,7 @@ def transport(program=("-m", "mcp_sync.testing.partner"), **knobs):
     return StdioTransport([sys.executable, *program], environment_filter=["PATH", "PYTHONPATH"], **knobs)
 
 def pid_of(session):
-    return session._peer._channel._pipe._pid
+    return session._caller._channel._pipe._pid
 """
 
 DEAF = """
@@ -339,7 +339,7 @@ def test_a_forked_child_closes_no_descriptor_that_is_not_its_connections() -> No
         """
         import time
         session = transport().create_session()
-        channel = session._peer._channel
+        channel = session._caller._channel
         session.close()  # its descriptors' numbers are free now ...
         files = [open(os.devnull) for _ in range(20)]  # ... and soon used again
         child = os.fork()

@@ -244,7 +244,7 @@ def test_at_exit(how: str) -> None:
     began = time.monotonic()
     program = f"""
         session = StdioTransport(COMMAND, timeout=20).create_session()
-        print(session._peer.explain()["pid"])
+        print(session._caller.explain()["pid"])
         {texts[how]}
         print(time.monotonic())
         sys.exit(7)

@@ -253,7 +253,7 @@ def test_reply_then_close() -> None:
         line.answer(line.asked("work"), x=1)
         gate.await_somebody()
         closing = Background(session.close)
-        until(lambda: session._peer.over)
+        until(lambda: session._caller.over)
         gate.open.set()
         assert calling.result() == {"x": 1}
         closing.result()
@@ -282,7 +282,7 @@ def test_die_then_call() -> None:
     with conversation() as (session, line, _):
         line.over = True
         line.die()
-        until(lambda: session._peer.over)
+        until(lambda: session._caller.over)
         with pytest.raises(MCPConnectionError, match="went dead") as found:
             session.send_request("work")
         assert found.value.may_have_run is False
@@ -298,7 +298,7 @@ def test_call_then_die_before_it_is_written() -> None:
         gate.await_somebody()
         line.over = True
         line.die()
-        until(lambda: session._peer.over)
+        until(lambda: session._caller.over)
         gate.open.set()
         error = calling.error()
         assert isinstance(error, MCPConnectionError)

@@ -254,7 +254,7 @@ def test_an_exit_without_close_is_soon_and_leaves_nothing(what: str) -> None:
     server = command(silent=manner("silent"), unkillable=manner("unkillable"), flood=manner("deaf_flood"))
     program = f"""
 session = StdioTransport(COMMAND, timeout=20).create_session()
-print(session._peer.explain()["pid"], flush=True)
+print(session._caller.explain()["pid"], flush=True)
 {text}
 """ + ("print(time.monotonic(), flush=True)\n" if not code else "")
     program = program.replace("sys.exit(3)", "print(time.monotonic(), flush=True); sys.exit(3)")

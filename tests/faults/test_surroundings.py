@@ -107,7 +107,7 @@ def test_with_more_than_1024_descriptors_in_use() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 3000), hard))
         held = [os.open("/dev/null", os.O_RDONLY) for _ in range(1500)]
         with StdioTransport(COMMAND, timeout=20) as transport, transport.create_session() as session:
-            assert session._peer._channel._pipe._stdout > 1024
+            assert session._caller._channel._pipe._stdout > 1024
             assert tool(session, "echo", x="y" * 3_000_000)["x"] == "y" * 3_000_000
             try: tool(session, "work")
             except MCPConnectionError as error: assert "exit status 3" in str(error)

@@ -60,7 +60,7 @@ def names_in(path: Path) -> Iterator[str]:
 def test_a_write_to_a_full_pipe_is_given_up_at_the_deadline_and_close_waits_for_nobody() -> None:
     """B20: non-blocking descriptors and poll, no buffer of ours behind them."""
     with serving(work=manner("deaf"), shutdown_timeout=0.3) as client:
-        pipe = client._asker.peer._channel._pipe  # type: ignore[union-attr]
+        pipe = client._asker.caller._channel._pipe  # type: ignore[union-attr]
         for descriptor in (pipe._stdin, pipe._stdout, pipe._stderr):
             assert not os.get_blocking(descriptor)
         tool(client, "work")
@@ -189,7 +189,7 @@ def test_the_end_of_the_interpreter_needs_no_new_thread() -> None:
             import atexit
             session = StdioTransport(COMMAND, timeout=20).create_session()
             client = Client(COMMAND, timeout=20).connect()
-            print(session._peer.explain()["pid"])
+            print(session._caller.explain()["pid"])
             {closing}
             def refuse(self): raise RuntimeError("can't create new thread at interpreter shutdown")
             def forbid(): threading.Thread.start = refuse

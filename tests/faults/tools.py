@@ -115,7 +115,7 @@ def works(either: Client | MCPSession, timeout: float = PATIENCE) -> None:
 
 def pid_of(either: Client | MCPSession) -> int:
     """Return the number of the server's process, without asking it."""
-    peer = either._asker.peer if isinstance(either, Client) else either._peer  # type: ignore[union-attr]
+    peer = either._asker.caller if isinstance(either, Client) else either._caller  # type: ignore[union-attr]
     return int(peer.explain()["pid"])
 
 
