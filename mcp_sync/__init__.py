@@ -19,8 +19,12 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 _HOMES = {
+    "credentials": ("APIKeyAuth", "BearerTokenAuth", "JWTAuth"),
     "exceptions": (
+        "AuthError",
+        "CircuitOpen",
         "ForkedClientError",
+        "HTTPStatusError",
         "JSONRPCError",
         "LocalProtocolError",
         "MCPConnectionError",
@@ -29,8 +33,11 @@ _HOMES = {
         "MCPTransportError",
         "MessageTooLarge",
         "ProtocolError",
+        "RateLimited",
         "Refused",
         "RemoteProtocolError",
+        "ServerError",
+        "SessionExpired",
         "TooManyRequests",
         "ToolError",
     ),
@@ -41,8 +48,10 @@ _HOMES = {
     "engine.caller": ("CallFuture",),
     "protocol.messages": ("Notification",),
     "transports.custom": ("CustomTransport",),
+    "transports.http": ("HttpTransport", "StreamableHTTPTransport"),
     "transports.memory": ("MemoryTransport",),
     "transports.session": ("MCPSession",),
+    "transports.sse": ("SSETransport", "SseTransport"),
     "transports.stdio": ("EnhancedStdioTransport", "StdioTransport"),
     "transports.transport": ("MCPTransport",),
 }
@@ -55,8 +64,14 @@ if TYPE_CHECKING:
     from .client.client import Client as Client
     from .client.subscriptions import Subscription as Subscription
     from .client.tasks import Task as Task
+    from .credentials import APIKeyAuth as APIKeyAuth
+    from .credentials import BearerTokenAuth as BearerTokenAuth
+    from .credentials import JWTAuth as JWTAuth
     from .engine.caller import CallFuture as CallFuture
+    from .exceptions import AuthError as AuthError
+    from .exceptions import CircuitOpen as CircuitOpen
     from .exceptions import ForkedClientError as ForkedClientError
+    from .exceptions import HTTPStatusError as HTTPStatusError
     from .exceptions import JSONRPCError as JSONRPCError
     from .exceptions import LocalProtocolError as LocalProtocolError
     from .exceptions import MCPConnectionError as MCPConnectionError
@@ -65,14 +80,21 @@ if TYPE_CHECKING:
     from .exceptions import MCPTransportError as MCPTransportError
     from .exceptions import MessageTooLarge as MessageTooLarge
     from .exceptions import ProtocolError as ProtocolError
+    from .exceptions import RateLimited as RateLimited
     from .exceptions import Refused as Refused
     from .exceptions import RemoteProtocolError as RemoteProtocolError
+    from .exceptions import ServerError as ServerError
+    from .exceptions import SessionExpired as SessionExpired
     from .exceptions import ToolError as ToolError
     from .exceptions import TooManyRequests as TooManyRequests
     from .protocol.messages import Notification as Notification
     from .transports.custom import CustomTransport as CustomTransport
+    from .transports.http import HttpTransport as HttpTransport
+    from .transports.http import StreamableHTTPTransport as StreamableHTTPTransport
     from .transports.memory import MemoryTransport as MemoryTransport
     from .transports.session import MCPSession as MCPSession
+    from .transports.sse import SSETransport as SSETransport
+    from .transports.sse import SseTransport as SseTransport
     from .transports.stdio import EnhancedStdioTransport as EnhancedStdioTransport
     from .transports.stdio import StdioTransport as StdioTransport
     from .transports.transport import MCPTransport as MCPTransport

@@ -86,8 +86,46 @@ class ProcessEnded:
     status: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class Retried:
+    """A call failed with an error of such a type, and is repeated for the ``attempt``-th time after so many seconds."""
+
+    server: str
+    method: str
+    attempt: int
+    error: str
+    delay: float
+
+
+@dataclass(frozen=True, slots=True)
+class CircuitChanged:
+    """The circuit breaker is in another state: ``open`` sends nothing, ``half-open`` one call, ``closed`` all."""
+
+    server: str
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
+class Streaming:
+    """So many bytes of a long reply have come; ``total`` is None where the server did not say."""
+
+    server: str
+    received: int
+    total: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """A request failed; ``kind``: connection_lost, auth_failed, rate_limited or server_error."""
+
+    server: str
+    kind: str
+    details: dict[str, Any]
+
+
 Event: TypeAlias = (
     "Connected | Disconnected | Called | Finished | Unreadable | Ignored | ProcessStarted | ProcessEnded"
+    " | Retried | CircuitChanged | Streaming | Trouble"
 )
 Observer: TypeAlias = "Callable[[Event], None]"
 
@@ -141,4 +179,8 @@ def _line(event: Event) -> str:
         return f"= closed ({event.server}) {event.reason or ''}".rstrip()
     if isinstance(event, Unreadable):
         return f"? {event.reason} ({event.server})"
+    if isinstance(event, Retried):
+        return f"~ {event.method} again in {event.delay:.2f} s, retry {event.attempt}: {event.error} ({event.server})"
+    if isinstance(event, CircuitChanged):
+        return f"= circuit {event.state} ({event.server})"
     return f"= {event}"

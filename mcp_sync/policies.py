@@ -14,6 +14,7 @@ from dataclasses import Field, dataclass, field, fields, replace
 from typing import Any, TypeVar, cast
 
 from .deadlines import LONGEST_TIMEOUT
+from .exceptions import MCPError
 
 P = TypeVar("P")
 C = TypeVar("C", bound=type)
@@ -37,6 +38,23 @@ def whole(minimum: int) -> Check:
         return value
 
     return check
+
+
+def within(least: int, most: int) -> Check:
+    """Check for a whole number between two others."""
+
+    def check(name: str, value: Any) -> int:
+        found: int = whole(least)(name, value)
+        if found > most:
+            raise ValueError(f"{name} must be {most} or less, not {found}")
+        return found
+
+    return check
+
+
+def optional(check: Check) -> Check:
+    """Check for None, or else by another check."""
+    return lambda name, value: None if value is None else check(name, value)
 
 
 def seconds(name: str, value: Any) -> float:
@@ -95,6 +113,37 @@ def encodable(name: str, text: str) -> str:
     return text
 
 
+def number(least: float, most: float) -> Check:
+    """Check for a number between two others."""
+
+    def check(name: str, value: Any) -> float:
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise TypeError(f"{name} must be a number, not {type(value).__name__} ({value!r})")
+        if not least <= value <= most:
+            raise ValueError(f"{name} must be a number from {least:g} to {most:g}, not {value!r:.80}")
+        return float(value)
+
+    return check
+
+
+def statuses(name: str, value: Any) -> tuple[int, ...]:
+    """Check for a collection of HTTP statuses."""
+    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+        raise TypeError(f"{name} must be a list of HTTP statuses, not {type(value).__name__} ({value!r})")
+    return tuple(within(100, 599)(name, item) for item in value)
+
+
+def error_types(name: str, value: Any) -> tuple[type[MCPError], ...]:
+    """Check for a collection of types of errors, all of them ours."""
+    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+        raise TypeError(f"{name} must be a list of subclasses of MCPError, not {type(value).__name__} ({value!r})")
+    found = tuple(value)
+    for item in found:
+        if not (isinstance(item, type) and issubclass(item, MCPError)):
+            raise TypeError(f"{name} must hold only subclasses of MCPError, not {item!r}")
+    return found
+
+
 def one_of(name: str, value: str | None, known: Sequence[str]) -> str | None:
     """Return the value of the parameter ``name``, which has to be one of a few, or None."""
     if value is not None and value not in known:
@@ -133,6 +182,98 @@ class Shutdown:
 
 
 @dataclass(frozen=True)
+class Replies:
+    """How replies are read over HTTP.
+
+    Attributes:
+        size: Bytes of one reply, decompressed, and of one event; None means ``max_message_size``.
+        piece: Bytes of the largest single read.
+        threshold: Bytes from which on observers are told how much of a reply has come (``on_streaming_progress``).
+        buffer: The socket's receive buffer in bytes; None leaves it to the system.
+        check_type: Whether a reply of another content type than the protocol's is refused, or read as JSON.
+    """
+
+    size: int | None = knob("max_response_size", None, optional(whole(1024)))
+    piece: int = knob("chunk_size", 1 << 16, whole(1))
+    threshold: int = knob("streaming_threshold", 1 << 20, whole(0))
+    buffer: int | None = knob("buffer_size", None, optional(whole(1024)))
+    check_type: bool = knob("validate_content_type", True, flag)
+
+
+@dataclass(frozen=True)
+class Connections:
+    """How many connections there are over HTTP, and what they are like.
+
+    Attributes:
+        patience: Seconds that connecting may take, TLS included; None means the whole timeout.
+        kept: Idle connections that are kept for the next request.
+        most: Requests under way at once; who comes later waits for one to end.
+        idle: Seconds after which an idle connection is not used again: many servers close theirs after 5.
+        nodelay: Whether small segments are sent at once (TCP_NODELAY).
+        keepalive: Whether the system looks after connections on which nothing happens (SO_KEEPALIVE).
+        at_once: Whether requests that nobody waits for are under way at once, or one after the other.
+        in_flight: How many of them.
+    """
+
+    patience: float | None = knob("connection_timeout", None, optional(seconds))
+    kept: int = knob("connection_pool_size", 32, whole(1))
+    most: int = knob("max_connections_per_host", 256, whole(1))
+    idle: float = knob("keep_alive_timeout", 4.0, seconds)
+    nodelay: bool = knob("tcp_nodelay", True, flag)
+    keepalive: bool = knob("tcp_keepalive", True, flag)
+    at_once: bool = knob("enable_request_pipelining", True, flag)
+    in_flight: int = knob("max_pipeline_size", 16, whole(1))
+
+
+@dataclass(frozen=True)
+class Trust:
+    """Which other places an HTTP transport may turn to.
+
+    Attributes:
+        environment: Whether ``http_proxy``, ``no_proxy``, ``REQUESTS_CA_BUNDLE`` ... are looked at, once, when
+            connecting. A loopback address is never reached through a proxy, and ``~/.netrc`` is never read.
+        check_origin: Whether an endpoint that the server names has to be on its own origin, or an allowed one.
+        origins: Further origins that it may name; no credentials are sent there.
+        redirects: How many redirects (307 and 308, on the same origin) are followed.
+    """
+
+    environment: bool = knob("trust_env", True, flag)
+    check_origin: bool = knob("validate_origin", True, flag)
+    origins: tuple[str, ...] = knob("allowed_origins", (), names)
+    redirects: int = knob("max_redirects", 5, whole(0))
+
+
+@dataclass(frozen=True)
+class Packing:
+    """Whether requests are compressed. Replies may be, always: gzip, deflate, and what else is installed.
+
+    Attributes:
+        on: Whether requests are sent as gzip. Not every server takes that.
+        threshold: Bytes from which on they are.
+        level: 1 (fast) to 9 (small).
+    """
+
+    on: bool = knob("enable_compression", False, flag)
+    threshold: int = knob("compression_threshold", 1024, whole(0))
+    level: int = knob("compression_level", 6, within(1, 9))
+
+
+@dataclass(frozen=True)
+class Reconnect:
+    """How a connection that was lost is made again, by the next call.
+
+    Attributes:
+        interval: Seconds between two attempts; doubles with each, up to 30.
+        attempts: How many in a row; 0 never reconnects.
+        heartbeat: Seconds of silence after which a stream counts as lost; None: silence means nothing.
+    """
+
+    interval: float = knob("reconnect_interval", 1.0, seconds)
+    attempts: int = knob("max_reconnects", 5, whole(0))
+    heartbeat: float | None = knob("heartbeat_interval", None, optional(seconds))
+
+
+@dataclass(frozen=True)
 class Surroundings:
     """What a child process sees of our environment.
 
@@ -145,6 +286,44 @@ class Surroundings:
     added: Mapping[str, str] = field(
         default_factory=dict, repr=False, metadata={"knob": "environment_additions", "check": variables}
     )
+
+
+@dataclass(frozen=True)
+class Retry:
+    """How a call that failed is repeated, where that is safe (``manage.retry``).
+
+    Attributes:
+        repeats: How often, after the first attempt; 0 never.
+        delay: Seconds before the first repeat.
+        growth: How many times longer each further delay is.
+        longest: Seconds that no delay exceeds, unless the server asks for more (``Retry-After``).
+        jitter: The share of a delay that is left to chance, so that many clients do not come back at the same moment.
+        statuses: The HTTP statuses that are worth a repeat.
+        errors: Further types of errors that are; whether it is safe is asked all the same.
+    """
+
+    repeats: int = knob("max_retries", 0, whole(0))
+    delay: float = knob("retry_delay", 0.5, seconds)
+    growth: float = knob("retry_backoff_multiplier", 2.0, number(1, 1000))
+    longest: float = knob("max_retry_delay", 30.0, seconds)
+    jitter: float = knob("retry_jitter", 0.1, number(0, 1))
+    statuses: tuple[int, ...] = knob("retry_on_status_codes", (429, 502, 503, 504), statuses)
+    errors: tuple[type[MCPError], ...] = knob("retry_on_exceptions", (), error_types)
+
+
+@dataclass(frozen=True)
+class Breaker:
+    """When a server that fails is left alone (``manage.breaker``).
+
+    Attributes:
+        on: Whether it ever is.
+        threshold: After how many failures in a row.
+        timeout: For how many seconds; then one call may try.
+    """
+
+    on: bool = knob("circuit_breaker_enabled", False, flag)
+    threshold: int = knob("circuit_breaker_threshold", 5, whole(1))
+    timeout: float = knob("circuit_breaker_timeout", 30.0, seconds)
 
 
 class Policies:

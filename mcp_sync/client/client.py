@@ -63,8 +63,9 @@ class Client:
     Locks: ``_lock``, held for a few instructions; ``_connecting``, held while connecting, acquired with the deadline.
 
     Args:
-        target: A command as a list (``["python", "server.py"]``), the path of a server script (``.py``, ``.js``), a
-            transport, an object that passes messages (``mcp_sync.transports.objects``), or one with ``serve(channel)``.
+        target: A URL (``https://host/mcp``), a command as a list (``["python", "server.py"]``), the path of a server
+            script (``.py``, ``.js``), a transport, an object that passes messages (``mcp_sync.transports.objects``), or
+            one with ``serve(channel)``.
         timeout: Seconds that any call may take unless told otherwise; None means the transport's, 30 by default.
         sampling: Answers ``sampling/createMessage``: given its params as a model, returns the text, or a
             CreateMessageResult.
@@ -78,7 +79,7 @@ class Client:
         protocol_version: The protocol version to ask for; None finds the newest that both sides speak.
         client_info: What to say of the application: ``{"name": ..., "version": ...}``.
         enable_response_caching: Whether lists and resources are kept as long as the server allows (``ttlMs``).
-        **knobs: Keywords of the transport, where the target is a command or a path: ``env``, ``cwd`` ...
+        **knobs: Keywords of the transport, where the target is a URL, a command or a path: ``headers``, ``env`` ...
 
     Raises:
         TypeError: The target or a keyword makes no sense; the text says what would.

@@ -10,6 +10,7 @@ from inspect import signature
 from typing import Any
 
 from ..policies import unexpected_keyword
+from ..protocol.redact import redact_url
 from ..transports.custom import CustomTransport
 from ..transports.objects import is_custom
 from ..transports.transport import MCPTransport
@@ -43,6 +44,10 @@ def transport_to(target: Any, knobs: Mapping[str, Any], own: Iterable[str]) -> M
 
 def _kind_of(target: Any) -> tuple[Any, Any]:
     """Return the class of the transport, and its first argument."""
+    if isinstance(target, str) and target.lower().startswith(("http:", "https:")):
+        from ..transports.http import UrlTransport
+
+        return UrlTransport, target
     if isinstance(target, (str, os.PathLike)):
         target = _command_of(os.fspath(target))
     if isinstance(target, Sequence) and not isinstance(target, (bytes, bytearray)):
@@ -56,7 +61,7 @@ def _kind_of(target: Any) -> tuple[Any, Any]:
     if is_custom(target):
         return CustomTransport, target
     raise TypeError(
-        f"Client() cannot connect to {target!r} ({type(target).__name__}); give a command as a list "
+        f"Client() cannot connect to {target!r} ({type(target).__name__}); give a URL, a command as a list "
         "(['python', 'server.py']), the path of a server script, or a transport"
     )
 
@@ -69,7 +74,9 @@ def _check_knobs(knobs: Iterable[str], known: Iterable[str], own: Iterable[str])
 
 def _command_of(path: str) -> list[str]:
     if "://" in path:
-        raise TypeError(f"Client() cannot connect to {path!r} yet: this version reaches servers over stdio only")
+        raise ValueError(
+            f"Client() cannot connect to {redact_url(path)!r}: the URL of a server begins with http:// or https://"
+        )
     script = pathlib.Path(path).expanduser()
     if not script.exists():
         hint = "; give a command as a list, one word an item" if " " in path else ""

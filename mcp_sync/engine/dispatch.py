@@ -2,6 +2,7 @@
 
 * ``Lane``: jobs one at a time, in order: notifications, progress, done-callbacks, observers.
 * ``Crew``: jobs at once, up to a limit and never queued: requests of the other side.
+* ``Workers``: jobs at once, up to a limit, and more that wait: requests over HTTP that nobody waits for.
 * ``Reaper``: one thread for the whole process that ends what has a deadline and nobody waiting for it.
 
 Every thread has a name beginning with ``mcp-``, is a daemon, and is joined by whoever closes its owner.
@@ -49,8 +50,15 @@ def start_thread_in_finalizer(name: str, target: Callable[..., object], *args: A
     The garbage collector may call a finalizer while this very thread holds a lock, of ours or of ``threading``; so a
     bare thread, which takes none, starts the real one. When the interpreter is shutting down there is neither.
     """
+
+    def start() -> None:
+        try:
+            start_thread(name, target, *args)
+        except RuntimeError:  # the shutdown began after the bare thread did, or there can be no more threads
+            pass
+
     try:
-        _thread.start_new_thread(start_thread, (name, target, *args))
+        _thread.start_new_thread(start, ())
     except RuntimeError:
         pass
 
@@ -318,6 +326,87 @@ class Crew:
         finally:
             with self._lock:
                 self._threads.discard(threading.current_thread())
+
+
+class Workers:
+    """Runs jobs on up to so many threads; more wait, up to a limit, and past that it says no.
+
+    Threads: ``<name>-<number>``, started on demand, retired when idle; they refer to the workers, not to who offers.
+    Locks: ``_lock``, held for a few instructions.
+
+    Args:
+        name: What the threads are called.
+        threads: How many of them there may be.
+        backlog: How many jobs may wait.
+    """
+
+    def __init__(self, name: str, threads: int, backlog: int = 1000) -> None:
+        self._name = name
+        self._most = threads
+        self._backlog = backlog
+        self._numbers = itertools.count(1)
+        self.forked()
+
+    def forked(self) -> None:
+        """Be as new: at first, and in a forked child."""
+        self._jobs: queue.Queue[Job] = queue.Queue()
+        self._lock = threading.Lock()  # guards _threads, _unclaimed, _closed
+        self._threads: set[threading.Thread] = set()
+        self._unclaimed = 0
+        self._idle = 0
+        self._closed = False
+
+    def offer(self, job: Job) -> bool:
+        """Run the job soon, or return False: too many wait, or there can be no thread."""
+        with self._lock:
+            if self._closed or self._unclaimed >= self._backlog:
+                return False
+            if self._idle <= self._unclaimed and len(self._threads) < self._most:
+                try:
+                    self._threads.add(start_thread(f"{self._name}-{next(self._numbers)}", self._work))
+                    self._idle += 1
+                except RuntimeError:  # the interpreter is shutting down, or there can be no more threads
+                    if not self._threads:
+                        return False
+            self._unclaimed += 1
+            self._jobs.put(job)
+            return True
+
+    def close(self, deadline: Deadline) -> None:
+        """Take no more jobs, run those that wait, and wait for the threads to end."""
+        with self._lock:
+            self._closed = True
+            threads = list(self._threads)
+            for _ in threads:
+                self._jobs.put(_stop)
+        for thread in [] if exiting() else threads:
+            join(thread, deadline)
+
+    def _work(self) -> None:
+        while True:
+            try:
+                job = self._jobs.get(timeout=IDLE_SECONDS)
+            except queue.Empty:
+                if self._leave():
+                    return
+                continue
+            if job is _stop:
+                return
+            with self._lock:
+                self._unclaimed -= 1
+                self._idle -= 1
+            run_guarded(job)
+            del job
+            with self._lock:
+                self._idle += 1
+
+    def _leave(self) -> bool:
+        with self._lock:
+            if not self._jobs.empty():
+                return False
+            self._idle -= 1
+            self._threads.discard(threading.current_thread())
+            return True
 
 
 class Alarm:

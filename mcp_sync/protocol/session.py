@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
-from ..exceptions import MCPError, RemoteProtocolError
+from ..exceptions import MCPError, MCPTimeoutError, RemoteProtocolError
 from .eras import SUBSCRIPTION_KEY, Era, Opening
 from .messages import (
     INVALID_REQUEST,
@@ -198,7 +198,7 @@ class Session(Generic[T]):
 
     def lost(self, request_id: RequestId, error: MCPError) -> Effect:
         """The answer to this request will never come."""
-        ticket = self.give_up(request_id, "error")
+        ticket = self.give_up(request_id, "timeout" if isinstance(error, MCPTimeoutError) else "error")
         if ticket is None:
             return self._stray(request_id, Malformed(str(error)))
         return Settle(ticket, None, error)

@@ -250,7 +250,8 @@ class MCPSession:
     def forked(self) -> None:
         """In a forked child: end the loops of whoever listens; the old queue's locks may be held by nobody."""
         self._pushed = Backlog()
-        self._pushed.put(ForkedClientError(f"{self._caller.name} was connected by the process this one was forked from"))
+        text = f"{self._caller.name} was connected by the process that this one was forked from"
+        self._pushed.put(ForkedClientError(text))
 
     def _keep(self, items: Backlog[Any], message: dict[str, Any], size: int = 0) -> None:
         if not items.offer(message, size):

@@ -136,7 +136,7 @@ def test_a_program_that_forgets_to_close_still_ends_and_its_server_too() -> None
         from mcp_sync import Client
         client = Client(sys.argv[1:], timeout=20)
         print(client.call_tool("hello").text)
-        print(client._asker.peer.explain()["pid"])
+        print(client._asker.caller.explain()["pid"])
         """,
         *server(),
     )
@@ -154,7 +154,7 @@ FORKING = """
 
     client = Client(sys.argv[1:], timeout=20)
     assert client.call_tool("parent").text == "parent"
-    theirs = client._asker.peer.explain()["pid"]
+    theirs = client._asker.caller.explain()["pid"]
     stop = threading.Event()
 
     def busy():
@@ -169,7 +169,7 @@ FORKING = """
             code = 1
             try:
                 assert client.call_tool("child").text == "child"
-                assert client._asker.peer.explain()["pid"] != theirs
+                assert client._asker.caller.explain()["pid"] != theirs
                 grandchild = os.fork()
                 if grandchild == 0:
                     code = 2
@@ -189,7 +189,7 @@ FORKING = """
     stop.set()
     for thread in threads: thread.join()
     assert client.call_tool("parent").text == "parent"
-    assert client._asker.peer.explain()["pid"] == theirs
+    assert client._asker.caller.explain()["pid"] == theirs
     assert client.counters["error"] == 0
     client.close()
     print("fine")

@@ -21,7 +21,7 @@ from mcp_sync import (
 )
 
 TARGETS = {
-    "a number": (123, TypeError, r"cannot connect to 123 \(int\); give a command as a list"),
+    "a number": (123, TypeError, r"cannot connect to 123 \(int\); give a URL, a command as a list"),
     "nothing": (None, TypeError, "cannot connect to None"),
     "bytes": (b"server.py", TypeError, "cannot connect to b'server.py'"),
     "an empty list": ([], TypeError, r"command must be a str or a list of str, not list \(\[\]\)"),
@@ -29,7 +29,7 @@ TARGETS = {
     "a class": (StdioTransport, TypeError, "a class.*StdioTransport"),
     "a script that is not there": ("no/such.py", FileNotFoundError, "no server script 'no/such.py'"),
     "a command line": ("python server.py", FileNotFoundError, "'python server.py'; give a command as a list"),
-    "a URL": ("https://example.org/mcp", TypeError, "cannot connect to 'https://example.org/mcp' yet.*stdio"),
+    "a URL of another kind": ("ftp://me:x@example.org/", ValueError, r"connect to 'ftp://example.org/': .* http://"),
 }
 
 

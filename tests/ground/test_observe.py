@@ -14,6 +14,7 @@ import pytest
 from mcp_sync import observe
 from mcp_sync.observe import (
     Called,
+    CircuitChanged,
     Connected,
     Disconnected,
     Event,
@@ -23,6 +24,7 @@ from mcp_sync.observe import (
     Observers,
     ProcessEnded,
     ProcessStarted,
+    Retried,
     Unreadable,
     write_log,
 )
@@ -132,6 +134,8 @@ LINES = [
     (Disconnected("calc", None), "= closed (calc)"),
     (Disconnected("calc", "exit status 3"), "= closed (calc) exit status 3"),
     (Unreadable("calc", "invalid JSON", b"canary"), "? invalid JSON (calc)"),
+    (Retried("calc", "ping", 1, "ServerError", 0.5), "~ ping again in 0.50 s, retry 1: ServerError (calc)"),
+    (CircuitChanged("calc", "half-open"), "= circuit half-open (calc)"),
     (EVENT, "= Connected(server='calc', version='2026-07-28')"),
     (Ignored("calc", "late"), "= Ignored(server='calc', why='late')"),
     (ProcessStarted("calc", 4711), "= ProcessStarted(server='calc', pid=4711)"),

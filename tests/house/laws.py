@@ -56,6 +56,11 @@ THREAD_STARTERS = {
 LOCK_NAMES = ("Lock", "RLock", "Condition", "Semaphore", "BoundedSemaphore")
 LOCKS = {f"{home}.{name}" for home in ("threading", "multiprocessing") for name in LOCK_NAMES}
 LOCKS |= {"_thread.allocate_lock", "_thread.LockType"}
+# All of these wait under the lock of the one buffer there is. What reads raw bytes, os.read(os.dup(0), n), does not.
+BUFFERED_STDIN = {"sys.stdin", "sys.__stdin__", "fileinput.input", "fileinput.FileInput"}
+OPENERS = {"open", "io.open", "os.fdopen"}
+# A program of its own: no thread but the main one reads there, and it leaves by os._exit.
+STDIN_READERS = {"mcp_sync/testing/partner.py"}
 EVENT_LOOPS = {"asyncio", "anyio", "trio", "curio", "uvloop", "gevent", "eventlet"}
 
 IMPURE = {
@@ -142,6 +147,33 @@ def _comments_of(module: Module, line: int) -> Iterator[str]:
     while above >= 1 and lines[above - 1].lstrip().startswith("#"):
         yield module.comments.get(above, "")
         above -= 1
+
+
+def stdin_is_read_raw(root: Path) -> list[str]:
+    """Nobody reads stdin through a buffer: a daemon thread that waits there makes the interpreter abort (B28)."""
+    return [
+        problem for module in modules(root) if module.file not in STDIN_READERS for problem in _buffered_stdin(module)
+    ]
+
+
+def _buffered_stdin(module: Module) -> Iterator[str]:
+    for one in module.imports:
+        if one.target in BUFFERED_STDIN and not one.typing_only:
+            yield f"{module.at(one.line)}: {one.target} is imported"
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.Attribute) and (meaning := module.meaning(node)) in BUFFERED_STDIN:
+            yield f"{module.at(node.lineno)}: {meaning} is used"
+    for call in module.calls:
+        meaning = module.meaning(call.func)
+        if meaning == "input" or (meaning in OPENERS and call.args and _is_stdin(module, call.args[0])):
+            yield f"{module.at(call.lineno)}: {meaning}() reads stdin through a buffer"
+
+
+def _is_stdin(module: Module, what: ast.expr) -> bool:
+    """Whether it is 0 or os.dup(0)."""
+    if isinstance(what, ast.Call) and module.meaning(what.func) == "os.dup" and what.args:
+        what = what.args[0]
+    return isinstance(what, ast.Constant) and what.value == 0
 
 
 def no_event_loop(root: Path) -> list[str]:
@@ -239,6 +271,7 @@ LAWS: list[Law] = [
     arrows,
     threads_have_one_home,
     locks_say_what_they_guard,
+    stdin_is_read_raw,
     no_event_loop,
     libraries_have_one_home,
     protocol_is_pure,

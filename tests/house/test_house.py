@@ -220,6 +220,39 @@ def test_a_comment_further_up_or_in_a_string_does_not_count_for_a_lock(seed: See
     assert len(laws.locks_say_what_they_guard(seed("engine/seat", text))) == 2
 
 
+# stdin.
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "import sys\nread = sys.stdin.buffer.readline",
+        "import sys as host\nfor line in host.stdin: pass",
+        "import sys\nsys.__stdin__.read()",
+        "import fileinput\nlines = fileinput.input()",
+        "#\nname = input()",
+        "#\nlines = open(0, 'rb')",
+        "import os\nlines = os.fdopen(os.dup(0), 'rb')",
+        "#\nfrom sys import stdin as theirs",
+    ],
+)
+def test_reading_stdin_through_a_buffer_is_found(seed: Seed, text: str) -> None:
+    [found] = laws.stdin_is_read_raw(seed("transports/stdio", text))
+    assert found.startswith("mcp_sync/transports/stdio.py:2: ")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "import os\nos.read(os.dup(0), 65536)",
+        "import os\nwith open('a') as lines: pass",
+        "import subprocess\nsubprocess.Popen('a', stdin=subprocess.PIPE).stdin.close()",
+    ],
+)
+def test_reading_stdin_raw_or_something_else_is_lawful(seed: Seed, text: str) -> None:
+    assert laws.stdin_is_read_raw(seed("transports/stdio", text)) == []
+
+
 # Libraries.
 
 

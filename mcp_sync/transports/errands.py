@@ -1,0 +1,270 @@
+"""Errands: what an HTTP transport does about one message: an exchange, and perhaps another, until it has its answer.
+
+Also how a reply is judged: which status means what, how much of a body is read, and what is said of it in an error.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+from ..deadlines import LONGEST_TIMEOUT, Deadline
+from ..engine.interrupts import await_event
+from ..exceptions import (
+    AuthError,
+    HTTPStatusError,
+    MCPConnectionError,
+    MCPError,
+    MessageTooLarge,
+    RateLimited,
+    RemoteProtocolError,
+    ServerError,
+)
+from ..policies import Replies
+from ..protocol.headers import media_type, retry_after
+from ..protocol.messages import Failure, RequestId, decode
+from ..protocol.redact import redact_url
+from ..protocol.sse import Event
+from .web import Exchange, Reply
+
+JSON, EVENTS, LINES = "application/json", "text/event-stream", ("application/x-ndjson", "application/jsonl")
+
+ERROR_BYTES = 1 << 16
+"""How much of the body of an error is read."""
+SHOWN_BYTES = 200
+"""How much of it is shown."""
+DRAIN_SECONDS, DRAIN_BYTES = 0.02, 1 << 16
+"""How long, and how far, a reply is read on after the answer: the connection can be used again when it has ended."""
+SEEN_EVENTS = 1000
+"""Event ids that are remembered, so that an event that is replayed is not handled twice."""
+LEAST_PAUSE, LONGEST_PAUSE = 0.1, 30.0
+"""Seconds between two attempts to resume a stream: the first pause and the longest."""
+
+
+class Errand:
+    """One message under way: the exchange that it is at, and whether anybody still wants the answer.
+
+    Threads: ``drop`` from any; all else by the one that runs it.
+
+    Args:
+        deadline: When it has to be over; None never.
+    """
+
+    def __init__(self, deadline: Deadline | None) -> None:
+        self.deadline = deadline
+        self._dropped = threading.Event()
+        self._exchange: Exchange | None = None
+
+    @property
+    def dropped(self) -> bool:
+        """Whether nobody wants the answer any more."""
+        return self._dropped.is_set()
+
+    def on(self, exchange: Exchange) -> Exchange:
+        """Be at this exchange from now on, and return it."""
+        self._exchange = exchange
+        if self.dropped:
+            exchange.cut()
+        return exchange
+
+    def drop(self) -> None:
+        """Give it up. From any thread, at any time."""
+        self._dropped.set()
+        exchange = self._exchange
+        if exchange is not None:
+            exchange.cut()
+
+    def sleep(self, seconds: float) -> bool:
+        """Wait; False: it has been dropped, or its time has passed."""
+        left = LONGEST_TIMEOUT if self.deadline is None else self.deadline.remaining
+        await_event(self._dropped, min(seconds, left, threading.TIMEOUT_MAX))
+        return not self.dropped and seconds <= left
+
+
+class Cursor:
+    """How far one stream has been read (basic/transports: resumability).
+
+    Attributes:
+        last_id: The id of its last event that had one; None: it cannot be resumed.
+        fruitless: How many times in a row it was opened for nothing.
+    """
+
+    def __init__(self) -> None:
+        self.last_id: str | None = None
+        self.fruitless = 0
+        self._retry = 0.0
+        self._seen: OrderedDict[str, None] = OrderedDict()
+
+    def takes(self, event: Event) -> bool:
+        """Take note of an event; False: it has been handled already."""
+        if event.retry is not None:
+            self._retry = event.retry / 1000
+        if event.id is None:
+            return True
+        if event.id in self._seen:
+            return False
+        self.last_id = event.id or None
+        if event.id:
+            self._seen[event.id] = None
+            if len(self._seen) > SEEN_EVENTS:
+                self._seen.popitem(last=False)
+        return True
+
+    def pause(self, least: float = LEAST_PAUSE) -> float:
+        """Return the seconds to wait before opening it again: what the server said, and longer each time in vain."""
+        patience = min(LONGEST_PAUSE, least * 2.0 ** min(self.fruitless, 20))
+        self.fruitless += 1
+        return max(self._retry, patience)
+
+
+# -- bodies -----------------------------------------------------------------------------------------------------------
+
+
+def read_whole(
+    reply: Reply, limit: int, replies: Replies, report: Callable[[int, int | None], object] | None = None
+) -> bytes:
+    """Return a whole body.
+
+    Args:
+        reply: The reply.
+        limit: Bytes, decompressed.
+        replies: How it is read.
+        report: Is told how many bytes of how many have come, beyond the threshold.
+
+    Raises:
+        MessageTooLarge: It is longer than the limit.
+        MCPError: As Reply.read.
+    """
+    announced = length_of(reply)
+    if announced is not None and announced > limit:
+        raise _too_large(reply, limit)
+    pieces: list[bytes] = []
+    size = 0
+    while piece := reply.read(replies.piece):
+        pieces.append(piece)
+        size += len(piece)
+        if size > limit:
+            raise _too_large(reply, limit)
+        if report is not None and size > replies.threshold:
+            report(size, announced)
+    return b"".join(pieces) if len(pieces) != 1 else pieces[0]
+
+
+def length_of(reply: Reply) -> int | None:
+    """Return how long the server says the body is; None where it does not, or what it says is of no use."""
+    text = reply.headers.get("Content-Length", "")
+    encoded = reply.headers.get("Content-Encoding", "identity") not in ("", "identity")
+    return int(text) if text.isdigit() and len(text) < 19 and not encoded else None
+
+
+def read_start(reply: Reply) -> bytes:
+    """Return the beginning of a body, for an error; whatever goes wrong, what has come until then."""
+    start = b""
+    try:
+        while len(start) < ERROR_BYTES and (piece := reply.read(ERROR_BYTES - len(start))):
+            start += piece
+    except MCPError:
+        pass
+    return start
+
+
+def _too_large(reply: Reply, limit: int) -> MessageTooLarge:
+    return MessageTooLarge(
+        f"the reply is longer than max_response_size, {limit} bytes",
+        details={**known_of(reply), "limit": limit, "phase": "parse"},
+        may_have_run=True,
+    )
+
+
+def known_of(reply: Reply) -> dict[str, Any]:
+    """Return what is known of a reply, for the details of an error."""
+    return {
+        "url": redact_url(reply.url),
+        "status": reply.status,
+        "content_type": reply.headers.get("Content-Type", "")[:SHOWN_BYTES],
+    }
+
+
+# -- verdicts ---------------------------------------------------------------------------------------------------------
+
+
+def failure_in(reply: Reply, body: bytes, request_id: RequestId) -> Failure | None:
+    """Return the JSON-RPC error that the body of an error status is, if it is one and answers this request."""
+    if media_type(reply.headers.get("Content-Type")) != JSON:
+        return None
+    message = decode(body)
+    if not isinstance(message, Failure) or (message.id is None and reply.status >= 500):
+        return None
+    if message.id is not None and (message.id != request_id or type(message.id) is not type(request_id)):
+        return None
+    return Failure(request_id, message.code, message.message, message.data)
+
+
+def status_error(reply: Reply, body: bytes) -> HTTPStatusError:
+    """Return the error for a status, with the beginning of the body, and what may help."""
+    status = reply.status
+    wait = retry_after(reply.headers.get("Retry-After"), time.time())
+    start = " ".join(body[: SHOWN_BYTES * 4].decode("utf-8", "replace").split())[:SHOWN_BYTES]
+    details = {**known_of(reply), "body": start, "phase": "wait"}
+    if wait is not None:
+        details["retry_after"] = wait
+    text = f"{details['url']} answered HTTP {status}{_hint(status, wait)}"
+    if start:
+        text += f"; the reply begins: {start}"
+    kind = _kind(status)
+    return kind(text, status, wait, details=details, may_have_run=None if status >= 500 else False)
+
+
+def _kind(status: int) -> type[HTTPStatusError]:
+    if status in (401, 403, 407):
+        return AuthError
+    if status == 429:
+        return RateLimited
+    return ServerError if status >= 500 else HTTPStatusError
+
+
+_HINTS = {
+    401: "; it wants credentials: give auth_header or auth_provider",
+    403: "; the credentials are not enough, or this origin is not allowed",
+    404: "; is the path right?",
+    405: "; is this the path of an MCP server?",
+    406: "; it does not speak JSON or event streams",
+    413: "; the request is too large for it",
+    415: "; it does not take this content type, or no compressed requests (enable_compression)",
+    421: "; it does not serve this host name",
+    431: "; the headers are too large for it",
+    502: ", which a proxy says whose server does not answer",
+    503: ", it is not available at the moment",
+    504: ", which a proxy says whose server takes too long",
+}
+
+
+def _hint(status: int, wait: float | None) -> str:
+    hint = _HINTS.get(status, "")
+    return f"{hint}; it asks for {wait:g} s of patience" if wait is not None else hint
+
+
+def no_answer(reply: Reply, why: str, body: bytes = b"") -> MCPError:
+    """Return the error for a good status without an answer."""
+    details = {**known_of(reply), "phase": "parse"}
+    if body:
+        details["body"] = " ".join(body[: SHOWN_BYTES * 4].decode("utf-8", "replace").split())[:SHOWN_BYTES]
+        why += f"; it begins: {details['body']}"
+    text = f"{details['url']} answered HTTP {reply.status}, but {why}"
+    if reply.status in (202, 204) or body:
+        return RemoteProtocolError(text, details=details, may_have_run=True)
+    return MCPConnectionError(text, details=details, may_have_run=None)
+
+
+def trouble(error: MCPError) -> str:
+    """Return the name that users know a failure by; empty where it has none."""
+    if isinstance(error, AuthError):
+        return "auth_failed"
+    if isinstance(error, RateLimited):
+        return "rate_limited"
+    if isinstance(error, HTTPStatusError):
+        return "server_error" if error.status >= 500 else ""
+    return "connection_lost" if isinstance(error, MCPConnectionError) else ""

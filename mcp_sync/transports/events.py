@@ -1,0 +1,49 @@
+"""Server-sent events out of a stream of bytes, parsed by sseclient-py. The one module that imports it.
+
+sseclient-py gets whole, bounded, valid blocks in normal form, and nothing else: on the open network it misses ends of
+blocks, is stopped by one bad byte, delivers half an event, and takes quadratic time and unlimited memory.
+
+Source: basic/transports (streamable HTTP); https://html.spec.whatwg.org/multipage/server-sent-events.html.
+"""
+
+from __future__ import annotations
+
+import sseclient
+
+from ..protocol.sse import Block, BlockCutter, Event, NotText, TooLong
+
+
+class EventReader:
+    """Makes events of one stream, piece by piece.
+
+    Args:
+        limit: The longest block in bytes.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._cutter = BlockCutter(limit)
+
+    @property
+    def pending(self) -> bool:
+        """Whether an event has begun that has not ended: the stream was cut if it ends now."""
+        return self._cutter.pending
+
+    def feed(self, chunk: bytes) -> list[Event | TooLong | NotText]:
+        """Return all that the chunk completes, in order; nothing complete is kept back."""
+        items = self._cutter.feed(chunk)
+        if not items:
+            return []
+        events = iter(_parsed([item for item in items if isinstance(item, Block)]))
+        return [next(events) if isinstance(item, Block) else item for item in items]
+
+
+def _parsed(blocks: list[Block]) -> list[Event]:
+    """One event for each block."""
+    # An iterator, not the list: sseclient-py logs what it is given, and a list would show what is in it.
+    client = sseclient.SSEClient(iter([block.raw for block in blocks]))
+    return [_event(block, found) for block, found in zip(blocks, client.events(), strict=True)]
+
+
+def _event(block: Block, found: sseclient.Event) -> Event:
+    data = found.data.replace(block.separator, "\n") if block.separator else found.data
+    return Event(found.event, data, found.id, None if found.retry is None else int(found.retry))

@@ -1,0 +1,309 @@
+"""Streamable HTTP: a server at a URL, of either era (basic/transports; basic/transports/streamable-http)."""
+
+from __future__ import annotations
+
+import os
+import ssl
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
+
+from ..deadlines import Deadline, as_timeout
+from ..engine.caller import Caller
+from ..engine.channel import Channel
+from ..engine.connect import Introduction
+from ..exceptions import HTTPStatusError, MCPError
+from ..policies import (
+    Breaker,
+    Connections,
+    Limits,
+    Packing,
+    Reconnect,
+    Replies,
+    Retry,
+    Trust,
+    gather,
+    with_knobs,
+)
+from ..protocol.headers import Mirror
+from ..protocol.origins import check_url, join_url, without_userinfo
+from ..protocol.redact import redact_url
+from .network import NetworkTransport
+from .passport import Passport, checked_headers
+
+if TYPE_CHECKING:
+    import requests
+    from typing_extensions import Unpack
+
+HTTP_KINDS = (Limits, Replies, Connections, Trust, Packing, Retry, Breaker, Reconnect)
+
+FALLBACK_STATUSES = frozenset({400, 404, 405})
+"""By which a server says that it does not know Streamable HTTP (basic/transports, backwards compatibility)."""
+
+
+class HttpKnobs(TypedDict, total=False):
+    """Keywords of the HTTP transports beside those in their signatures."""
+
+    max_message_size: int
+    max_pending_messages: int
+    max_backlog: int
+    max_concurrent_callbacks: int
+    max_response_size: int | None
+    chunk_size: int
+    streaming_threshold: int
+    buffer_size: int | None
+    validate_content_type: bool
+    connection_timeout: float | None
+    connection_pool_size: int
+    max_connections_per_host: int
+    keep_alive_timeout: float
+    tcp_nodelay: bool
+    tcp_keepalive: bool
+    enable_request_pipelining: bool
+    max_pipeline_size: int
+    trust_env: bool
+    validate_origin: bool
+    allowed_origins: Sequence[str]
+    max_redirects: int
+    enable_compression: bool
+    compression_threshold: int
+    compression_level: int
+    max_retries: int
+    retry_delay: float
+    retry_backoff_multiplier: float
+    max_retry_delay: float
+    retry_jitter: float
+    retry_on_status_codes: Sequence[int]
+    retry_on_exceptions: Sequence[type[MCPError]]
+    circuit_breaker_enabled: bool
+    circuit_breaker_threshold: int
+    circuit_breaker_timeout: float
+    reconnect_interval: float
+    max_reconnects: int
+    heartbeat_interval: float | None
+
+
+@with_knobs(*HTTP_KINDS)
+class StreamableHTTPTransport(NetworkTransport):
+    """Reaches a server at a URL by Streamable HTTP. ``HttpTransport`` is another name for it.
+
+    What the server speaks is found out by the first conversation and remembered for the process. A request is one
+    POST; the calling thread sends it and reads the reply. One deadline covers looking up the host, connecting, TLS,
+    sending, and the reply to its last byte. Nothing is sent twice unless that is safe, see ``max_retries``. Redirects
+    are followed on the same origin only, and only those that keep the method (307, 308).
+
+    Args:
+        base_url: ``http://`` or ``https://``; user and password in it are sent as Basic credentials.
+        endpoint_path: Is added to the base's path.
+        url: Another name for ``base_url``, without a path to be added.
+        headers: Headers for every request.
+        custom_headers: Likewise; they win.
+        auth_header: The value of ``Authorization``.
+        auth_provider: Has ``headers()``, and ``refresh()``, which is called once when the server answers 401
+            (``mcp_sync.credentials``).
+        session: A ``requests.Session`` to send with: its headers, cookies, auth, hooks, certificates and proxies hold.
+            It is not changed. A plain one is given an adapter of ours for our requests. One of a subclass, or with
+            adapters of its own, sends itself; then what it does until the head of the reply has come is bounded by the
+            timeout for each single read only, and where it follows redirects is its own affair.
+        verify_ssl: Whether to check the server's certificate; or a file or folder with the authorities to trust.
+        ssl_context: A whole TLS context, in place of ``verify_ssl`` and ``cert``.
+        cert: Our own certificate: a file with certificate and key, or a pair of files.
+        health_endpoint: The path that ``check_health`` asks.
+        timeout: Seconds that any call may take unless told otherwise; None means 30.
+        policies: Policies given whole, in place of the keywords below.
+        **knobs: Their meaning stands in ``mcp_sync.policies``: ``max_message_size`` and its like (Limits);
+            ``max_response_size``, ``chunk_size``, ``streaming_threshold``, ``buffer_size``, ``validate_content_type``
+            (Replies); ``connection_timeout``, ``connection_pool_size``, ``max_connections_per_host``,
+            ``keep_alive_timeout``, ``tcp_nodelay``, ``tcp_keepalive``, ``enable_request_pipelining``,
+            ``max_pipeline_size`` (Connections); ``trust_env``, ``validate_origin``, ``allowed_origins``,
+            ``max_redirects`` (Trust); ``enable_compression``, ``compression_threshold``, ``compression_level``
+            (Packing); ``max_retries``, ``retry_delay``, ``retry_backoff_multiplier``, ``max_retry_delay``,
+            ``retry_jitter``, ``retry_on_status_codes``, ``retry_on_exceptions`` (Retry); ``circuit_breaker_enabled``,
+            ``circuit_breaker_threshold``, ``circuit_breaker_timeout`` (Breaker).
+
+    Raises:
+        TypeError: A keyword is misspelt or foreign, or a value has the wrong type.
+        ValueError: A value is out of range, or the URL is none.
+    """
+
+    transport_type: ClassVar[str] = "http"
+
+    def __init__(
+        self,
+        base_url: str | None = None,
+        endpoint_path: str = "",
+        *,
+        url: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        custom_headers: Mapping[str, str] | None = None,
+        auth_header: str | None = None,
+        auth_provider: Any = None,
+        session: requests.Session | None = None,
+        verify_ssl: bool | str | os.PathLike[str] = True,
+        ssl_context: ssl.SSLContext | None = None,
+        cert: str | Sequence[str] | None = None,
+        health_endpoint: str | None = None,
+        timeout: float | None = None,
+        policies: Sequence[Any] | None = None,
+        **knobs: Unpack[HttpKnobs],
+    ) -> None:
+        super().__init__(timeout, gather(type(self), HTTP_KINDS, policies, knobs))
+        whole = join_url(_one_url(base_url, url), endpoint_path)
+        self.url, user, password = without_userinfo(whole)
+        userinfo = None if user is None else (user, password or "")
+        given = {**checked_headers("headers", headers), **checked_headers("custom_headers", custom_headers)}
+        self._passport = Passport(given, _checked_auth(auth_header), _provider(auth_provider), userinfo)
+        self._session = _checked_session(session)
+        self._verify = _trusted(verify_ssl)
+        self._context = _checked_context(ssl_context)
+        self._cert = _files(cert)
+        self._health = health_endpoint
+        self._mirror = Mirror()
+
+    @property
+    def name(self) -> str:
+        """The URL, without secrets."""
+        return redact_url(self.url)
+
+    def dial(self, deadline: Deadline) -> Channel:
+        """Return a fresh channel; nothing is sent yet."""
+        from .streamable import HttpChannel
+
+        web = self._web(self.url)
+        return HttpChannel(web, self._passport, self._mirror, self._policies, self.name, self._observers)
+
+    def _web(self, url: str) -> Any:
+        from .web import Web
+
+        policies = self._policies
+        return Web(
+            url,
+            policies[Connections],
+            policies[Trust],
+            policies[Replies],
+            self._verify,
+            self._cert,
+            self._context,
+            self._session,
+        )
+
+    def check_health(self, timeout: float | None = None) -> None:
+        """Ask the ``health_endpoint``, which has to answer with a status from 200 to 299.
+
+        Args:
+            timeout: Seconds; None means the transport's own.
+
+        Raises:
+            ValueError: There is none.
+            HTTPStatusError: It answers otherwise.
+            MCPConnectionError: It cannot be reached.
+            MCPTimeoutError: Not within the timeout.
+        """
+        from .errands import read_start, status_error
+
+        if self._health is None:
+            raise ValueError("this transport was made without a health_endpoint")
+        from ..protocol.origins import origin_of
+
+        web = self._web(join_url(str(origin_of(self.url)), self._health))
+        try:
+            exchange = web.exchange(Deadline(as_timeout(timeout, default=self.timeout)))
+            reply = web.send("GET", web.url, self._passport.headers(), None, exchange)
+            try:
+                if not 200 <= reply.status < 300:
+                    raise status_error(reply, read_start(reply))
+            finally:
+                reply.close()
+        finally:
+            web.close()
+
+
+class UrlTransport(StreamableHTTPTransport):
+    """Reaches a server at a URL by Streamable HTTP, or by HTTP+SSE where it is that old. What ``Client(url)`` uses."""
+
+    _older: NetworkTransport | None = None
+
+    def converse(self, introduction: Introduction, deadline: Deadline) -> Caller:
+        """Begin a conversation, in the way that the server knows (basic/transports, backwards compatibility)."""
+        if self._older is not None:
+            return self._older.converse(introduction, deadline)
+        try:
+            return super().converse(introduction, deadline)
+        except HTTPStatusError as error:
+            if error.status not in FALLBACK_STATUSES:
+                raise
+            refused = error
+        older = self._as_sse()
+        try:
+            caller = older.converse(introduction, deadline)
+        except MCPError as error:
+            raise refused.about(f"{error}; and by Streamable HTTP", may_have_run=False) from error
+        self._older = older
+        return caller
+
+    def _as_sse(self) -> NetworkTransport:
+        from .sse import SSETransport
+
+        older = SSETransport.__new__(SSETransport)
+        older.__dict__.update(self.__dict__)
+        older._post_url = None
+        return older
+
+
+HttpTransport = StreamableHTTPTransport
+
+
+# -- what users hand over ---------------------------------------------------------------------------------------------
+
+
+def _one_url(base_url: object, url: object) -> str:
+    if (base_url is None) == (url is None):
+        raise TypeError("give the URL of the server, as base_url or as url")
+    name = "base_url" if url is None else "url"
+    return check_url(base_url if url is None else url, ("http", "https"), name)
+
+
+def _checked_auth(value: object) -> str | None:
+    if value is not None:
+        checked_headers("auth_header", {"Authorization": value})
+    return value  # type: ignore[return-value]  # checked_headers has looked
+
+
+def _provider(value: Any) -> Any:
+    if value is not None and not callable(getattr(value, "headers", None)):
+        raise TypeError(f"auth_provider must have a method headers(), which {type(value).__name__} has not")
+    return value
+
+
+def _checked_session(value: Any) -> Any:
+    if value is not None and not (callable(getattr(value, "request", None)) and hasattr(value, "adapters")):
+        raise TypeError(f"session must be a requests.Session, not {type(value).__name__}")
+    return value
+
+
+def _trusted(value: object) -> bool | str:
+    if isinstance(value, bool):
+        return value
+    if not isinstance(value, (str, os.PathLike)):
+        raise TypeError(f"verify_ssl must be True, False or a path, not {type(value).__name__} ({value!r})")
+    path = os.fspath(value)
+    if not os.path.exists(path):
+        raise FileNotFoundError(f"verify_ssl: there is no file or folder {path!r}")
+    return str(path)
+
+
+def _checked_context(value: object) -> ssl.SSLContext | None:
+    if value is not None and not isinstance(value, ssl.SSLContext):
+        raise TypeError(f"ssl_context must be an ssl.SSLContext, not {type(value).__name__}")
+    return value
+
+
+def _files(value: object) -> str | tuple[str, str] | None:
+    if value is None:
+        return None
+    if isinstance(value, (str, os.PathLike)):
+        return str(os.fspath(value))
+    if not isinstance(value, Sequence) or len(value) != 2:
+        raise TypeError("cert must be a file, or a pair of files: certificate and key")
+    return str(value[0]), str(value[1])
+
+

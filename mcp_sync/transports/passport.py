@@ -1,0 +1,114 @@
+"""Passport: the headers that an HTTP transport shows the server: the user's, and the credentials, if there are any.
+
+They are shown to one origin only, and never in a text.
+"""
+
+from __future__ import annotations
+
+import base64
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+from ..deadlines import Deadline
+from ..protocol.headers import header_flaw
+from ..protocol.redact import mask
+
+
+class Passport:
+    """The user's headers and credentials for one server.
+
+    Locks: ``_refreshing``, held while new credentials are fetched, always acquired with the deadline.
+
+    Args:
+        headers: The user's headers.
+        auth_header: The value of ``Authorization``.
+        auth_provider: Has ``headers()``, and ``refresh()`` for when the server no longer accepts them.
+        userinfo: User and password of the URL, if there were any.
+    """
+
+    def __init__(
+        self,
+        headers: Mapping[str, str],
+        auth_header: str | None = None,
+        auth_provider: Any = None,
+        userinfo: tuple[str, str] | None = None,
+    ) -> None:
+        self._headers = dict(headers)
+        if userinfo is not None:
+            encoded = base64.b64encode(":".join(userinfo).encode("utf-8")).decode("ascii")
+            self._headers["Authorization"] = f"Basic {encoded}"
+        if auth_header is not None:
+            self._headers["Authorization"] = auth_header
+        self._provider = auth_provider
+        self._refreshing = threading.Lock()  # guards the fetching of new credentials, so that it is done once
+        self._generation = 0
+
+    def __repr__(self) -> str:
+        return f"<Passport with {', '.join(self._headers) or 'no headers'}>"
+
+    @property
+    def generation(self) -> int:
+        """How often the credentials were renewed."""
+        return self._generation
+
+    def headers(self) -> dict[str, str]:
+        """Return the headers for one request.
+
+        Raises:
+            ValueError: The auth provider gave a header that cannot be sent.
+        """
+        if self._provider is None:
+            return dict(self._headers)
+        given = dict(self._provider.headers())
+        for name, value in given.items():
+            flaw = header_flaw(name, value)
+            if flaw:
+                raise ValueError(f"auth_provider: {flaw}")
+        return {**self._headers, **given}
+
+    def renew(self, generation: int, deadline: Deadline) -> bool:
+        """Fetch new credentials after those of this generation were refused; False: there are none.
+
+        Of many who were refused at once, one does so.
+        """
+        refresh = getattr(self._provider, "refresh", None)
+        if refresh is None or not self._refreshing.acquire(timeout=deadline.remaining):
+            return False
+        try:
+            if self._generation != generation:
+                return True
+            renewed = bool(refresh())
+            self._generation += renewed
+            return renewed
+        finally:
+            self._refreshing.release()
+
+    def hidden(self, text: str) -> str:
+        """Return a text without the values of the headers."""
+        values = [part for value in self._headers.values() for part in (value, value.rpartition(" ")[2])]
+        return mask(text, [value for value in values if len(value) >= 6])
+
+    def forked(self) -> None:
+        """In a forked child: the lock may be held by a thread that stayed behind."""
+        self._refreshing = threading.Lock()  # guards as before
+
+
+def checked_headers(name: str, headers: Any) -> dict[str, str]:
+    """Return headers that can be sent.
+
+    Raises:
+        TypeError: They are no mapping of str to str.
+        ValueError: One cannot be sent; its value is not shown.
+    """
+    if headers is None:
+        return {}
+    if not isinstance(headers, Mapping):
+        raise TypeError(f"{name} must be a mapping of str to str, not {type(headers).__name__}")
+    for key, value in headers.items():
+        if not isinstance(key, str) or not isinstance(value, str):
+            raise TypeError(f"{name} must map str to str; {key!r} maps to {type(value).__name__}")
+        flaw = header_flaw(key, value)
+        if flaw:
+            raise ValueError(f"{name}: {flaw}")
+    return dict(headers)

@@ -1,0 +1,705 @@
+"""HttpChannel: a connection over Streamable HTTP: every message is a POST, and its answer the reply.
+
+The thread that asks sends the request and reads the reply itself, be it JSON or a stream of events, and resumes a
+stream that broke off. There are threads only for the stream of what the server says unasked (GET), for subscriptions,
+and for requests that nobody waits for.
+
+::
+
+    Peer.call()   -> send()   -> POST ... reply -> sink              the caller's thread
+    Peer.submit() -> submit() -> Workers -> POST ... reply -> sink   mcp-http-...-post-1
+                     agreed() -> GET ... events -> sink              mcp-http-...-get
+
+Source: basic/transports (2025-11-25: sessions, GET stream, resumption), basic/transports/streamable-http (2026-07-28).
+"""
+
+from __future__ import annotations
+
+import gzip
+import itertools
+import threading
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from ..deadlines import Deadline
+from ..engine.channel import Channel, Sink
+from ..engine.dispatch import Crew, Workers, exiting, join, start_thread
+from ..engine.interrupts import await_event
+from ..engine.lifetimes import tell_of_forks
+from ..exceptions import (
+    AuthError,
+    ForkedClientError,
+    HTTPStatusError,
+    LocalProtocolError,
+    MCPConnectionError,
+    MCPError,
+    MCPTimeoutError,
+    MessageTooLarge,
+    RateLimited,
+    RemoteProtocolError,
+    SessionExpired,
+    TooManyRequests,
+)
+from ..observe import Ignored, Observers, Streaming, Trouble, Unreadable
+from ..policies import Connections, Limits, Packing, Policies, Replies
+from ..protocol.eras import Era
+from ..protocol.framing import LineSplitter, Overlong
+from ..protocol.headers import Mirror, assigns_session, media_type, session_id_flaw, version_of
+from ..protocol.messages import (
+    Batch,
+    Failure,
+    Malformed,
+    Message,
+    Request,
+    RequestId,
+    Result,
+    decode,
+    encode,
+    too_large,
+)
+from ..protocol.sse import Event, NotText, TooLong
+from .errands import (
+    DRAIN_BYTES,
+    DRAIN_SECONDS,
+    EVENTS,
+    JSON,
+    LINES,
+    Cursor,
+    Errand,
+    failure_in,
+    known_of,
+    no_answer,
+    read_start,
+    read_whole,
+    status_error,
+    trouble,
+)
+from .events import EventReader
+from .passport import Passport
+from .web import Reply, Web
+
+GREETING_SECONDS, GREETING_SHARE = 1.0, 1 / 4
+"""How long a conversation waits for the stream of what the server says unasked: seconds, and share of the timeout."""
+FAREWELL_SECONDS = 2.0
+"""How long ending the session on the server may take."""
+STREAM_PAUSE = 1.0
+"""Seconds before the stream of what the server says unasked is opened again."""
+RESUMPTIONS = 5
+"""How many times in a row a broken stream is asked for in vain, where the server cannot be reached at all."""
+SUBSCRIPTIONS = 64
+"""Requests that stay open, at once."""
+
+_numbers = itertools.count(1)
+
+
+class HttpChannel(Channel):
+    """A connection over Streamable HTTP.
+
+    Threads: ``mcp-<name>-get`` for the GET stream, ``-open-<n>`` for each request that stays open, ``-post-<n>`` for
+    those that nobody waits for. ``send`` blocks until the answer has been delivered; ``agreed`` until the GET stream
+    has begun, a second at most; ``close`` until all threads have ended.
+    Locks: ``_lock``, held for a few instructions.
+
+    Args:
+        web: Makes the requests.
+        passport: The headers.
+        mirror: What is known of the server's tools.
+        policies: The transport's.
+        name: For people.
+        observers: Whom to tell of events.
+    """
+
+    in_order = False
+
+    def __init__(
+        self,
+        web: Web,
+        passport: Passport,
+        mirror: Mirror,
+        policies: Policies,
+        name: str,
+        observers: Observers | None = None,
+        session: tuple[str, str] | None = None,
+    ) -> None:
+        limits, connections = policies[Limits], policies[Connections]
+        super().__init__(name, "http", observers, limits.backlog, f"http-{next(_numbers)}")
+        self.origin = name
+        self._web = web
+        self._passport = passport
+        self._mirror = mirror
+        self._limit = limits.message_size
+        self._replies = policies[Replies]
+        self._reply_limit = self._replies.size or limits.message_size
+        self._packing = policies[Packing]
+        self._sink: Sink | None = None
+        self._lock = threading.Lock()  # guards _errands, _closing, _listener
+        self._errands: dict[RequestId | None, Errand] = {}
+        self._closing = False
+        self._forked = False
+        self._session_id, self._version = session or ("", "")
+        self._session_lost = False
+        self._streaming = False
+        self._listener: threading.Thread | None = None
+        self._listening = Errand(None)
+        self._reading_on = threading.Event()
+        self._reading_on.set()
+        posting = connections.in_flight if connections.at_once else 1
+        self._workers = Workers(f"mcp-{self.threads}-post", posting)
+        self._open = Crew(f"mcp-{self.threads}-open", SUBSCRIPTIONS)
+        tell_of_forks(self)
+
+    def __repr__(self) -> str:
+        return f"<HttpChannel {self.name}{' closing' if self._closing else ''}>"
+
+    @property
+    def session_id(self) -> str:
+        """What the server calls this session; empty if it keeps none."""
+        return self._session_id
+
+    @property
+    def version(self) -> str:
+        """The protocol version of the handshake era that is spoken; empty before, and in the stateless era."""
+        return self._version
+
+    def start(self, sink: Sink) -> None:
+        """Begin delivering to the sink."""
+        self._sink = sink
+
+    @property
+    def ending(self) -> bool:
+        """Whether nothing can be sent any more."""
+        return self._closing
+
+    def pause(self) -> None:
+        """Let nothing more be read for now."""
+        self._reading_on.clear()
+        if self._closing:
+            self._reading_on.set()
+
+    def resume(self) -> None:
+        """Read on."""
+        self._reading_on.set()
+
+    # -- sending ------------------------------------------------------------------------------------------------------
+
+    def send(self, message: Message | Mapping[str, Any], deadline: Deadline) -> None:
+        """Send one message; a request's answer, or why there is none, has been delivered when this returns in time.
+
+        Raises:
+            LocalProtocolError: It cannot be said in JSON, or in headers.
+            MessageTooLarge: It is over the limit.
+            MCPConnectionError: The connection is closed; or a message that is no request did not arrive.
+            MCPTimeoutError: The deadline passed before anything was sent.
+            HTTPStatusError: The server refused a message that is no request.
+        """
+        message, body = self._prepared(message)
+        if isinstance(message, Request):
+            self._ask(message, body, self._enter(message.id, deadline))
+        else:
+            self._tell(message, body, Errand(deadline))
+
+    def submit(self, message: Message | Mapping[str, Any], deadline: Deadline, open_ended: bool = False) -> None:
+        """Send one message on another thread; all that goes wrong is delivered."""
+        message, body = self._prepared(message)
+        key = message.id if isinstance(message, Request) else None
+        errand = self._enter(key, deadline) if key is not None else Errand(deadline)
+        if open_ended:
+            started = self._open.start(lambda: self._deliver(message, body, errand, open_ended=True))
+        else:
+            started = self._workers.offer(lambda: self._deliver(message, body, errand))
+        if not started:
+            self._leave(key, errand)
+            raise TooManyRequests(
+                f"too many requests to {self.name} are under way, or wait to be sent", may_have_run=False
+            )
+
+    def _deliver(self, message: Message, body: bytes, errand: Errand, open_ended: bool = False) -> None:
+        """Send a message on a thread of ours."""
+        key = message.id if isinstance(message, Request) else None
+        try:
+            if isinstance(message, Request):
+                self._ask(message, body, errand, open_ended)
+            elif not errand.dropped:
+                self._tell(message, body, errand)
+        except MCPError as error:
+            self._lost(key, error)
+        else:
+            if isinstance(message, Request) and errand.deadline is not None and errand.deadline.expired:
+                self._lost(key, MCPTimeoutError(f"{message.method}: no answer in time", may_have_run=None))
+
+    def _prepared(self, message: Message | Mapping[str, Any]) -> tuple[Message, bytes]:
+        self._check_open()
+        body = encode(message)
+        if len(body) > self._limit:
+            raise MessageTooLarge(
+                f"the message has {len(body)} bytes; max_message_size is {self._limit}",
+                details={"size": len(body), "limit": self._limit, "phase": "send"},
+                may_have_run=False,
+            )
+        if isinstance(message, Mapping):
+            message = decode(body)
+            if isinstance(message, Malformed):
+                raise LocalProtocolError(f"this is no message: {message.reason}", may_have_run=False)
+        return message, body
+
+    def _check_open(self) -> None:
+        if self._forked:
+            raise ForkedClientError(
+                f"{self.name} was connected by the process that this one was forked from", may_have_run=False
+            )
+        if self._closing:
+            raise MCPConnectionError(f"the connection to {self.name} is closed", may_have_run=False)
+
+    def _enter(self, key: RequestId, deadline: Deadline) -> Errand:
+        errand = Errand(deadline)
+        with self._lock:
+            self._errands[key] = errand
+        if self._closing:
+            errand.drop()
+        return errand
+
+    def _leave(self, key: RequestId | None, errand: Errand) -> None:
+        with self._lock:
+            if self._errands.get(key) is errand:
+                del self._errands[key]
+
+    def abandon(self, request_id: RequestId) -> bool:
+        """Hang up; in the stateless era that is how the server is told (patterns/cancellation)."""
+        with self._lock:
+            errand = self._errands.pop(request_id, None)
+        if errand is not None:
+            errand.drop()
+        return not self._version
+
+    # -- one request --------------------------------------------------------------------------------------------------
+
+    def _ask(self, request: Request, body: bytes, errand: Errand, open_ended: bool = False) -> None:
+        """Send a request, and deliver its answer or what went wrong."""
+        try:
+            self._converse(request, body, errand, open_ended)
+        except MCPTimeoutError as late:
+            if late.may_have_run is False:
+                raise  # else whoever waits sees for himself that it is late
+        except MCPError as error:
+            if not errand.dropped:
+                self._lost(request.id, error.about(request.method, may_have_run=error.may_have_run))
+                self._report(error)
+        finally:
+            self._leave(request.id, errand)
+
+    def _converse(self, request: Request, body: bytes, errand: Errand, open_ended: bool) -> None:
+        cursor = Cursor()
+        reply = self._post(request, body, errand, open_ended)
+        try:
+            if self._take_reply(request, reply, cursor, open_ended):
+                return
+            broken = None
+        except MCPConnectionError as error:
+            broken = error
+        finally:
+            reply.close()
+        if errand.dropped:
+            return
+        self._resume(request, errand, cursor, broken or _ended_without_answer(reply, cursor))
+
+    def _post(self, message: Message, body: bytes, errand: Errand, open_ended: bool = False) -> Reply:
+        """Send a message and return the reply; credentials that are refused are renewed once."""
+        deadline = errand.deadline
+        assert deadline is not None
+        if self._packing.on and len(body) >= self._packing.threshold:
+            body, packed = gzip.compress(body, self._packing.level, mtime=0), {"Content-Encoding": "gzip"}
+        else:
+            packed = {}
+        renewed = False
+        while True:
+            generation = self._passport.generation
+            headers = {**self._headers(JSON + ", " + EVENTS), **packed, **self._mirrored(message)}
+            headers["Content-Type"] = JSON
+            exchange = errand.on(self._web.exchange(deadline))
+            exchange.counted = not open_ended
+            reply = self._web.send("POST", self._web.url, headers, body, exchange)
+            if reply.status != 401 or renewed:
+                return reply
+            renewed = True
+            try:
+                again = self._passport.renew(generation, deadline)
+            except BaseException:
+                reply.close()
+                raise
+            if not again:
+                return reply
+            reply.close()
+
+    def _headers(self, accept: str) -> dict[str, str]:
+        try:
+            headers = self._passport.headers()
+        except ValueError as flaw:
+            raise LocalProtocolError(str(flaw), may_have_run=False) from None
+        headers.setdefault("User-Agent", _user_agent())
+        headers["Accept"] = accept
+        headers["Accept-Encoding"] = "gzip, deflate" if JSON in accept else "identity"
+        return headers
+
+    def _mirrored(self, message: Message | None) -> dict[str, str]:
+        """Return the headers that say what the body says, or to which session a request belongs."""
+        headers = {} if message is None else self._mirror.headers(message)
+        if headers or (message is not None and assigns_session(message)):
+            return headers
+        if self._version:
+            headers["MCP-Protocol-Version"] = self._version
+        if self._session_id:
+            headers["Mcp-Session-Id"] = self._session_id
+        return headers
+
+    # -- one reply ----------------------------------------------------------------------------------------------------
+
+    def _take_reply(self, request: Request, reply: Reply, cursor: Cursor, open_ended: bool) -> bool:
+        """Deliver what a reply says; False: it is a stream that ended without the answer."""
+        if not 200 <= reply.status < 300:
+            body = read_start(reply)
+            failure = failure_in(reply, body, request.id)
+            if failure is None or self._is_verdict(reply, failure):
+                raise self._verdict(reply, body)
+            self._received(failure)
+            return True
+        kind = media_type(reply.headers.get("Content-Type"))
+        if reply.status in (202, 204):
+            raise no_answer(reply, "a request wants an answer")
+        self._note_session(request, reply)
+        if kind == EVENTS:
+            if open_ended:
+                reply.exchange.unbound()
+            return self._read_events(request, reply, cursor)
+        if kind in LINES:
+            return self._read_lines(request, reply)
+        if kind != JSON and self._replies.check_type:
+            raise no_answer(reply, f"with {kind or 'no content type'}, not JSON", read_start(reply))
+        body = read_whole(reply, self._reply_limit, self._replies, self._progress)
+        if not body:
+            raise no_answer(reply, "with nothing in it")
+        if not self._take_answer(request, decode(body)):
+            raise no_answer(reply, "with no answer in it", body)
+        return True
+
+    def _progress(self, received: int, total: int | None) -> None:
+        if self.feed.watched:
+            self.feed.emit(Streaming(self.name, received, total))
+
+    def _is_verdict(self, reply: Reply, failure: Failure) -> bool:
+        """Whether a status says more than the JSON-RPC error that came with it."""
+        lost_session = reply.status == 404 and self._session_id and failure.code != -32601
+        return reply.status in (401, 403, 407, 429) or bool(lost_session)
+
+    def _verdict(self, reply: Reply, body: bytes) -> MCPError:
+        error = status_error(reply, body)
+        if reply.status == 404 and self._session_id:
+            self._session_lost = True
+            return SessionExpired(
+                f"the server has forgotten the session: {error}", details=error.details, may_have_run=False
+            )
+        return error
+
+    def _note_session(self, request: Request, reply: Reply) -> None:
+        """Take note of the session that the reply to an initialize assigns."""
+        given = reply.headers.get("Mcp-Session-Id")
+        if given is None or not assigns_session(request):
+            return
+        flaw = session_id_flaw(given)
+        if flaw:
+            raise RemoteProtocolError(
+                f"{self.name}: {flaw}", details={**known_of(reply), "phase": "connect"}, may_have_run=True
+            )
+        self._session_id = given
+
+    def _take_answer(self, request: Request, message: Message) -> bool:
+        """Deliver a message that came on the way of a request's answer; False: it was not that answer.
+
+        Raises:
+            RemoteProtocolError: It is an answer that cannot be read, or one to somebody else.
+        """
+        if isinstance(message, Batch):
+            return self._take_batch(request, message)
+        if isinstance(message, Malformed):
+            if message.asks is not None:
+                self._received(message)
+                return False
+            raise message.as_error(request.method)
+        if not isinstance(message, (Result, Failure)):
+            self._received(message)
+            return False
+        if isinstance(message, Failure) and message.id is None:
+            message = replace(message, id=request.id)
+        if message.id != request.id or type(message.id) is not type(request.id):
+            raise RemoteProtocolError(
+                f"{request.method}: the reply answers {message.id!r:.80}, the request was {request.id!r:.80}",
+                details={"phase": "parse", "method": request.method},
+                may_have_run=None,
+            )
+        if isinstance(message, Result):
+            message = self._understood(request, message)
+        self._received(message)
+        return True
+
+    def _take_batch(self, request: Request, batch: Batch) -> bool:
+        if self._version != "2025-03-26":
+            version = self._version or "2026-07-28"
+            raise RemoteProtocolError(f"{request.method}: a batch, which {version} does not allow", may_have_run=True)
+        answers = [self._take_answer(request, message) for message in batch.messages]
+        return any(answers)
+
+    def _understood(self, request: Request, answer: Result) -> Result:
+        """Take in what an answer says about the way we talk; tools that must not be used are left out."""
+        if assigns_session(request):
+            self._version = version_of(request, answer.result) or self._version
+        result, dropped = self._mirror.learn(request, answer.result)
+        for name, reason in dropped:
+            self.feed.emit(Unreadable(self.name, f"the tool {name!r:.80} is left out: {reason}", b""))
+        return answer if result is answer.result else Result(answer.id, result)
+
+    def _read_events(self, request: Request, reply: Reply, cursor: Cursor) -> bool:
+        """Deliver the events of a stream until the answer has come; False: it ended before."""
+        reader = EventReader(self._reply_limit)
+        received = 0
+        while True:
+            self._await_room()
+            piece = reply.read(self._replies.piece)
+            if not piece:
+                return False
+            received += len(piece)
+            if received > self._replies.threshold:
+                self._progress(received, None)
+            for item in reader.feed(piece):
+                if self._take_event(request, item, cursor):
+                    reply.drain(DRAIN_SECONDS, DRAIN_BYTES)
+                    return True
+
+    def _take_event(self, request: Request, item: Event | TooLong | NotText, cursor: Cursor) -> bool:
+        if isinstance(item, TooLong):
+            raise too_large(item.head, b"", item.limit).as_error(request.method)
+        if isinstance(item, NotText):
+            raise RemoteProtocolError(f"{request.method}: an event that is no text: {item.reason}", may_have_run=None)
+        if not cursor.takes(item) or item.name != "message" or not item.data:
+            return False
+        cursor.fruitless = 0
+        return self._take_answer(request, decode(item.data.encode("utf-8")))
+
+    def _read_lines(self, request: Request, reply: Reply) -> bool:
+        splitter = LineSplitter(self._reply_limit)
+        while True:
+            self._await_room()
+            piece = reply.read(self._replies.piece)
+            lines: list[bytes | Overlong] = splitter.feed(piece) if piece else [splitter.flush()]
+            for line in lines:
+                if isinstance(line, Overlong):
+                    raise too_large(line.head, line.tail, line.limit).as_error(request.method)
+                if line and self._take_answer(request, decode(line)):
+                    reply.drain(DRAIN_SECONDS, DRAIN_BYTES)
+                    return True
+            if not piece:
+                raise no_answer(reply, "with no answer in it")
+
+    def _await_room(self) -> None:
+        """Wait while whoever receives has too much to do."""
+        if not self._reading_on.is_set():
+            await_event(self._reading_on)
+
+    # -- streams that break off ---------------------------------------------------------------------------------------
+
+    def _resume(self, request: Request, errand: Errand, cursor: Cursor, broken: MCPConnectionError) -> None:
+        """Ask for the rest of a stream (2025-11-25: always by GET), until the answer has come."""
+        unreachable = 0
+        while True:
+            if not self._version or cursor.last_id is None or unreachable > RESUMPTIONS:
+                raise broken
+            if not errand.sleep(cursor.pause()):
+                return  # too late, or nobody waits any more
+            reply = None
+            try:
+                reply = self._get(errand, cursor)
+                unreachable = 0
+                if self._take_reply_again(request, reply, cursor, broken):
+                    return
+            except MCPConnectionError as error:
+                if isinstance(error, SessionExpired):
+                    raise
+                unreachable += reply is None
+            finally:
+                if reply is not None:
+                    reply.close()
+            if errand.dropped:
+                return
+
+    def _take_reply_again(self, request: Request, reply: Reply, cursor: Cursor, broken: MCPError) -> bool:
+        if reply.status == 200 and media_type(reply.headers.get("Content-Type")) == EVENTS:
+            return self._read_events(request, reply, cursor)
+        error = self._verdict(reply, read_start(reply))
+        text = f"the reply broke off, and cannot be resumed: {error}"
+        if isinstance(error, SessionExpired):
+            raise error.about("the reply broke off", may_have_run=None)
+        if isinstance(error, (AuthError, RateLimited)):
+            raise error.about("the reply broke off", may_have_run=None)
+        raise HTTPStatusError(text, reply.status, details=error.details, may_have_run=None) from broken
+
+    def _get(self, errand: Errand, cursor: Cursor) -> Reply:
+        headers = {**self._headers(EVENTS), **self._mirrored(None)}
+        if cursor.last_id is not None:
+            headers["Last-Event-ID"] = cursor.last_id
+        exchange = errand.on(self._web.exchange(errand.deadline))
+        exchange.counted = False
+        return self._web.send("GET", self._web.url, headers, None, exchange)
+
+    # -- what the server says unasked ---------------------------------------------------------------------------------
+
+    def agreed(self, era: Era, deadline: Deadline) -> None:
+        """Open the stream of what the server says unasked, in the handshake era; a server need not have one."""
+        if not era.server_asks:
+            self._version = self._session_id = ""
+            return
+        self._version = self._version or era.version
+        begun = threading.Event()
+        try:
+            self._listener = start_thread(f"mcp-{self.threads}-get", self._listen, begun)
+        except RuntimeError:  # no more threads: calls do not need one
+            return
+        await_event(begun, min(GREETING_SECONDS, deadline.limit * GREETING_SHARE, deadline.remaining))
+
+    def _listen(self, begun: threading.Event) -> None:
+        cursor = Cursor()
+        while not self._listening.dropped:
+            try:
+                if not self._listen_once(cursor, begun):
+                    return
+            except MCPError as error:
+                self.feed.emit(Ignored(self.name, f"the stream of the server's messages broke off: {error}"))
+            finally:
+                begun.set()
+            if not self._listening.sleep(cursor.pause(STREAM_PAUSE)):
+                return
+
+    def _listen_once(self, cursor: Cursor, begun: threading.Event) -> bool:
+        """Deliver what one GET stream brings; False: the server has none."""
+        reply = self._get(self._listening, cursor)
+        try:
+            if reply.status >= 500:
+                return True
+            if reply.status != 200 or media_type(reply.headers.get("Content-Type")) != EVENTS:
+                return False
+            begun.set()
+            reader = EventReader(self._reply_limit)
+            while piece := reply.read(self._replies.piece):
+                for item in reader.feed(piece):
+                    self._take_news(item, cursor)
+                self._await_room()
+            return True
+        finally:
+            reply.close()
+
+    def _take_news(self, item: Event | TooLong | NotText, cursor: Cursor) -> None:
+        if not isinstance(item, Event):
+            self.feed.emit(Unreadable(self.name, "an event that is too long, or no text", item.head))
+            return
+        if not cursor.takes(item) or item.name != "message" or not item.data:
+            return
+        cursor.fruitless = 0
+        message = decode(item.data.encode("utf-8"))
+        for part in message.messages if isinstance(message, Batch) else (message,):
+            if isinstance(part, (Result, Failure)):  # basic/transports: none of these, but on a stream that is resumed
+                self.feed.emit(Ignored(self.name, "an answer where only news is due"))
+            else:
+                self._received(part)
+
+    # -- messages that are no requests --------------------------------------------------------------------------------
+
+    def _tell(self, message: Message, body: bytes, errand: Errand) -> None:
+        reply = self._post(message, body, errand)
+        try:
+            if 200 <= reply.status < 300:
+                reply.drain(DRAIN_SECONDS, DRAIN_BYTES)
+            else:
+                raise self._verdict(reply, read_start(reply))
+        except MCPError as error:
+            self._report(error)
+            raise
+        finally:
+            reply.close()
+
+    # -- delivering ---------------------------------------------------------------------------------------------------
+
+    def _received(self, message: Message) -> None:
+        if self._sink is not None:
+            self._sink.received(message)
+
+    def _lost(self, request_id: RequestId | None, error: MCPError) -> None:
+        if self._sink is not None:
+            self._sink.lost(request_id, error)
+
+    def _report(self, error: MCPError) -> None:
+        kind = trouble(error)
+        if kind and self.feed.watched:
+            self.feed.emit(Trouble(self.name, kind, dict(error.details)))
+
+    # -- the end ------------------------------------------------------------------------------------------------------
+
+    def hang_up(self, deadline: Deadline) -> None:
+        """Begin to close, and wait for nothing."""
+        if self._forked:
+            return
+        self._closing = True
+        with self._lock:
+            errands = list(self._errands.values())
+            self._errands.clear()
+        for errand in (*errands, self._listening):
+            errand.drop()
+        self._reading_on.set()
+
+    def close(self, deadline: Deadline) -> None:
+        """End the session on the server, and everything here. Idempotent."""
+        if self._forked:
+            return
+        self.hang_up(deadline)
+        if self._sink is not None:
+            text = f"the connection to {self.name} is closed"
+            self._sink.closed(MCPConnectionError(text, details={"phase": "closed"}))
+        self._end_session(deadline)
+        self._workers.close(deadline)
+        self._open.close(deadline)
+        if not exiting():
+            join(self._listener, deadline)
+        self._web.close()
+
+    def _end_session(self, deadline: Deadline) -> None:
+        """Tell the server that the session is over (basic/transports: it may not care)."""
+        with self._lock:
+            session_id, self._session_id = self._session_id, ""
+        if not session_id or self._session_lost or exiting():
+            return
+        try:
+            headers = {**self._headers("*/*"), "Mcp-Session-Id": session_id, "MCP-Protocol-Version": self._version}
+            exchange = self._web.exchange(deadline.sooner(FAREWELL_SECONDS))
+            exchange.counted = False
+            reply = self._web.send("DELETE", self._web.url, headers, None, exchange)
+            reply.drain(DRAIN_SECONDS, DRAIN_BYTES)
+            reply.close()
+        except MCPError as error:
+            self.feed.emit(Ignored(self.name, f"the session could not be ended on the server: {error}"))
+
+    def forked(self) -> None:
+        """In a forked child: nothing can be asked any more; the descriptors have been given back."""
+        self._forked = self._closing = True
+        self._passport.forked()
+
+
+def _ended_without_answer(reply: Reply, cursor: Cursor) -> MCPConnectionError:
+    hint = "" if cursor.last_id is not None else ", and without event ids it cannot be resumed"
+    return MCPConnectionError(
+        f"{known_of(reply)['url']}: the stream ended without the answer{hint}",
+        details={**known_of(reply), "phase": "wait"},
+        may_have_run=None,
+    )
+
+
+def _user_agent() -> str:
+    from .. import __version__
+
+    return f"mcp-sync/{__version__}"

@@ -1,0 +1,790 @@
+"""Web: HTTP requests within bounds; the one module that imports requests, and urllib3 below it.
+
+An Exchange is one request and its reply. At its deadline, or at any moment from any thread, it is *cut*: its socket is
+shut down, so that whatever it is doing ends, be it connecting, shaking hands, sending, or reading a head that never
+ends. ``requests`` alone bounds single reads, not the whole.
+
+What is used of urllib3 beyond its documentation: ``_new_conn`` of its connections, ``_get_conn`` and ``_put_conn`` of
+its pools (seen to work with 2.8; tests/transports/test_web.py looks whether they are still there).
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import queue
+import socket
+import ssl
+import threading
+import time
+import weakref
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import requests
+import urllib3
+from requests.adapters import HTTPAdapter
+from requests.certs import where  # type: ignore[attr-defined]
+from requests.cookies import get_cookie_header
+from requests.hooks import default_hooks
+from requests.structures import CaseInsensitiveDict
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.exceptions import NewConnectionError
+from urllib3.util.connection import is_connection_dropped
+
+from ..deadlines import LONGEST_TIMEOUT, Deadline
+from ..engine.dispatch import Alarm, Crew, reaper
+from ..engine.interrupts import await_event
+from ..exceptions import (
+    HTTPStatusError,
+    MCPConnectionError,
+    MCPError,
+    MCPTimeoutError,
+    RemoteProtocolError,
+    TooManyRequests,
+)
+from ..policies import Connections, Replies, Trust
+from ..protocol.origins import is_loopback, origin_of, resolve, same_origin
+from ..protocol.redact import redact_url
+
+RESOLVERS = 64
+"""Names that may be looked up at once; a look-up cannot be cut, and outlives its caller when the resolver hangs."""
+READ_SECONDS = 3600.0
+"""What the socket itself is told, where only the Exchange is to end a wait."""
+
+
+
+class Exchange:
+    """One request and its reply, until somebody cuts it.
+
+    Threads: ``cut`` from any; all else by the one that has the exchange.
+
+    Args:
+        deadline: When it is cut; None never.
+        settings: What its connection is to be like, if a new one has to be made.
+        replies: Likewise.
+
+    Attributes:
+        sent: Whether anything of the request may have left this process.
+        counted: Whether it counts as one of the requests under way; one that stays open does not.
+        why: Why it was cut: ``timeout`` or ``closed``; empty as long as it was not.
+        failure: What kept the connection from being made.
+    """
+
+    def __init__(
+        self, deadline: Deadline | None, settings: Connections | None = None, replies: Replies | None = None
+    ) -> None:
+        self.deadline = deadline
+        self.settings = settings or Connections()
+        self.replies = replies or Replies()
+        self.sent = False
+        self.counted = True
+        self.why = ""
+        self.failure: BaseException | None = None
+        self._wire: _Wire | None = None
+        self._response: requests.Response | None = None
+        self._alarm: Alarm | None = None
+
+    def begin(self) -> None:
+        """Have it cut at its deadline; raises as Reaper.at does."""
+        if self.deadline is not None:
+            self._alarm = reaper.at(self.deadline, self._expire)
+
+    def unbound(self) -> None:
+        """Let it go on for ever."""
+        self._call_off()
+        self.deadline = None
+
+    def end(self) -> None:
+        """Nothing is left to cut."""
+        self._call_off()
+        self._wire = self._response = None
+
+    def take(self, wire: _Wire) -> None:
+        """Use this connection; raises Cut where it is too late for that."""
+        self._wire = wire
+        wire.belong_to(self)
+        if self.why:
+            raise Cut
+
+    def watch(self, response: requests.Response) -> None:
+        """Cut this response, where the connection is none of ours."""
+        if self._wire is None:
+            self._response = response
+
+    def cut(self, why: str = "closed") -> None:
+        """End it, whatever it is doing. From any thread, at any time."""
+        self.why = self.why or why
+        wire, response = self._wire, self._response
+        if wire is not None:
+            wire.cut(self)
+        elif response is not None:
+            try:
+                response.raw.shutdown()
+            except Exception:  # whatever the user's adapter made of it; then its own timeouts have to do
+                pass
+
+    @property
+    def remaining(self) -> float:
+        """Seconds left."""
+        return READ_SECONDS if self.deadline is None else self.deadline.remaining
+
+    @property
+    def late(self) -> bool:
+        """Whether it was cut at its deadline, or would be now."""
+        return self.why == "timeout" or (not self.why and self.deadline is not None and self.deadline.expired)
+
+    def _expire(self) -> None:
+        self.cut("timeout")
+
+    def _call_off(self) -> None:
+        alarm, self._alarm = self._alarm, None
+        if alarm is not None:
+            reaper.call_off(alarm)
+
+
+class Cut(Exception):
+    """The exchange was cut before it had a connection."""
+
+
+class _Current(threading.local):
+    """The exchange that the thread is busy with; urllib3 hands nothing through to its connections."""
+
+    exchange: Exchange | None = None
+
+
+_current = _Current()
+_wires: weakref.WeakSet[_Wire] = weakref.WeakSet()
+
+
+class _Wire:
+    """What is common to our connections, plain and TLS: the exchange that has one can have it cut.
+
+    Locks: ``_guard``, held for a few instructions and a ``shutdown``, which does not wait.
+    """
+
+    sock: Any
+    host: str
+    port: int
+    timeout: Any
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._guard = threading.Lock()  # guards _owner and _line
+        self._owner: Exchange | None = None
+        self._line: socket.socket | None = None
+        self.idle_since = 0.0
+        super().__init__(*args, **kwargs)
+        _wires.add(self)
+
+    def belong_to(self, exchange: Exchange) -> None:
+        """Be the exchange's, and nobody else's: one that had it before can no longer cut it."""
+        with self._guard:
+            self._owner = exchange
+
+    def cut(self, exchange: Exchange) -> None:
+        """Shut the socket down, if it is still the exchange's."""
+        with self._guard:
+            if self._owner is exchange:
+                _shut_down(self._line)
+
+    def send(self, data: Any) -> None:
+        """Send; from here on nobody can say that nothing was sent."""
+        if self.sock is None:
+            self.connect()  # type: ignore[attr-defined]
+        exchange = self._owner
+        if exchange is not None:
+            exchange.sent = True
+        super().send(data)  # type: ignore[misc]
+
+    def _new_conn(self) -> socket.socket:
+        exchange = self._owner
+        assert exchange is not None
+        try:
+            return _dial(self._dns_host, self.port, exchange, self._hold)  # type: ignore[attr-defined]
+        except Exception as error:
+            exchange.failure = error
+            raise NewConnectionError(self, "no connection") from None  # type: ignore[arg-type]
+
+    def _hold(self, line: socket.socket) -> None:
+        """Take note of what to shut down; raises Cut where it is too late."""
+        with self._guard:
+            self._line = line
+            if self._owner is not None and self._owner.why:
+                raise Cut
+
+
+class _PlainWire(_Wire, HTTPConnection):
+    """A connection in the clear."""
+
+
+class _SecureWire(_Wire, HTTPSConnection):
+    """A connection with TLS.
+
+    While hands are shaken, the socket is detached from the object that we have: the twin is a duplicate of its
+    descriptor.
+    """
+
+    _twin: socket.socket | None = None
+
+    def connect(self) -> None:
+        """Connect and shake hands."""
+        try:
+            super().connect()
+            self._hold(self.sock)
+        except BaseException as error:
+            if self._owner is not None and self._owner.failure is None and isinstance(error, Exception):
+                self._owner.failure = error
+            raise
+        finally:
+            twin, self._twin = self._twin, None
+            if twin is not None:
+                twin.close()
+
+    def _new_conn(self) -> socket.socket:
+        line = super()._new_conn()
+        try:
+            self._twin = line.dup()
+            self._hold(self._twin)
+        except BaseException:
+            line.close()
+            raise
+        return line
+
+
+class _Pooled:
+    """What is common to our pools."""
+
+    pool: Any
+
+    def _get_conn(self, timeout: float | None = None) -> Any:
+        exchange = _current.exchange
+        assert exchange is not None
+        wire = super()._get_conn(timeout)  # type: ignore[misc]
+        try:
+            exchange.take(wire)
+            idle_for = time.monotonic() - wire.idle_since
+            if wire.sock is not None and (idle_for > exchange.settings.idle or is_connection_dropped(wire)):
+                wire.close()  # it connects anew by itself
+        except BaseException:
+            wire.close()
+            raise
+        return wire
+
+    def _put_conn(self, wire: Any) -> None:
+        if wire is None:
+            super()._put_conn(wire)  # type: ignore[misc]
+            return
+        wire.idle_since = time.monotonic()
+        try:
+            self.pool.put(wire, block=False)
+        except (AttributeError, queue.Full):  # closed meanwhile, or there are enough
+            wire.close()
+
+
+class _PlainPool(_Pooled, HTTPConnectionPool):
+    ConnectionCls = _PlainWire
+
+
+class _SecurePool(_Pooled, HTTPSConnectionPool):
+    ConnectionCls = _SecureWire
+
+
+class Adapter(HTTPAdapter):
+    """An adapter of requests whose connections an Exchange can cut.
+
+    Args:
+        kept: Idle connections that are kept.
+        context: The TLS context.
+    """
+
+    def __init__(self, kept: int, context: Callable[[], ssl.SSLContext] | None) -> None:
+        self._context = context
+        super().__init__(pool_connections=4, pool_maxsize=kept)
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        """Make the pools of our kind."""
+        super().init_poolmanager(*args, **kwargs)
+        _make_ours(self.poolmanager)
+
+    def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
+        """Make the pools of our kind, behind a proxy too."""
+        manager = super().proxy_manager_for(proxy, **kwargs)
+        _make_ours(manager)
+        return manager
+
+    def build_connection_pool_key_attributes(self, request: Any, verify: Any, cert: Any = None) -> Any:
+        """Use the one TLS context."""
+        host, files = super().build_connection_pool_key_attributes(request, verify, cert)
+        if self._context is None:
+            return host, files
+        if host["scheme"] != "https":
+            return host, {}
+        context = self._context()
+        return host, {"ssl_context": context, "cert_reqs": context.verify_mode}
+
+    def cert_verify(self, conn: Any, url: Any, verify: Any, cert: Any) -> None:
+        """Leave that to the context."""
+        if self._context is None:
+            super().cert_verify(conn, url, verify, cert)  # type: ignore[no-untyped-call]
+
+
+def _make_ours(manager: Any) -> None:
+    manager.pool_classes_by_scheme = {"http": _PlainPool, "https": _SecurePool}
+
+
+class _Session(requests.Session):
+    """A session of requests that never follows a redirect, nor reads the body of one to find out where it leads."""
+
+    def get_redirect_target(self, resp: Any) -> None:
+        """Return None."""
+
+
+# -- reaching a host --------------------------------------------------------------------------------------------------
+
+
+def _dial(host: str, port: int, exchange: Exchange, hold: Callable[[socket.socket], None]) -> socket.socket:
+    """Return a connected socket; the addresses of the host share the time there is."""
+    settings = exchange.settings
+    patience = Deadline(min(exchange.remaining, LONGEST_TIMEOUT if settings.patience is None else settings.patience))
+    addresses = _look_up(host, port, patience)
+    broken: OSError = OSError(f"{host} has no address")
+    for number, (family, kind, protocol, _, address) in enumerate(addresses):
+        if exchange.why:
+            raise Cut
+        line = socket.socket(family, kind, protocol)
+        try:
+            hold(line)
+            _set_options(line, settings, exchange.replies)
+            line.settimeout(max(0.001, patience.remaining / (len(addresses) - number)))
+            line.connect(address)
+            line.settimeout(READ_SECONDS)
+            return line
+        except OSError as error:
+            broken = error
+            line.close()
+        except BaseException:
+            line.close()
+            raise
+    raise broken
+
+
+def _set_options(line: socket.socket, settings: Connections, replies: Replies) -> None:
+    if settings.nodelay:
+        line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if settings.keepalive:
+        line.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    if replies.buffer is not None:
+        line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, replies.buffer)
+
+
+_resolvers = Crew("mcp-resolve", RESOLVERS)
+
+
+def _look_up(host: str, port: int, patience: Deadline) -> list[Any]:
+    """Return the addresses of a host; nothing can cut that, so another thread does it and may be left behind."""
+    look_up = functools.partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+    if _is_address(host):
+        return look_up()
+    found: list[Any] = []
+    done = threading.Event()
+
+    def work() -> None:
+        try:
+            found.append(look_up())
+        except Exception as error:
+            found.append(error)
+        done.set()
+
+    if not _resolvers.start(work):
+        raise TooManyRequests(f"{RESOLVERS} host names are being looked up already")
+    if not await_event(done, patience.remaining):
+        raise TimeoutError(f"looking up {host} takes too long")
+    if isinstance(found[0], Exception):
+        raise found[0]
+    return list(found[0])
+
+
+def _is_address(host: str) -> bool:
+    return ":" in host or host.replace(".", "").isdigit()
+
+
+def _shut_down(line: socket.socket | None) -> None:
+    if line is not None:
+        try:
+            # Not an SSLSocket's own: that forgets its TLS object, and a reader would get what was encrypted.
+            socket.socket.shutdown(line, socket.SHUT_RDWR)
+        except OSError:
+            pass  # it is closed already, or was never connected
+
+
+def _after_fork_in_child() -> None:
+    """Close the inherited copies of descriptors, which does nothing to the parent's connections."""
+    global _resolvers
+    _resolvers = Crew("mcp-resolve", RESOLVERS)
+    for wire in list(_wires):
+        for line in (wire.sock, wire._line):
+            if line is not None and line.fileno() >= 0:
+                os.close(line.detach())
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+# -- TLS --------------------------------------------------------------------------------------------------------------
+
+_contexts: dict[tuple[Any, ...], ssl.SSLContext] = {}
+"""The shared TLS contexts: making one costs 15 ms and a megabyte."""
+
+
+def tls_context(verify: bool | str, cert: str | tuple[str, str] | None) -> ssl.SSLContext:
+    """Return a TLS context, the same for the same files.
+
+    Args:
+        verify: Whether to check the server's certificate; or the file or folder with the authorities to trust.
+        cert: Our own certificate: a file with it and its key, or both files.
+    """
+    key = (verify, cert)
+    known = _contexts.get(key)
+    if known is None:
+        known = _contexts[key] = _new_context(verify, cert)
+    return known
+
+
+def _new_context(verify: bool | str, cert: str | tuple[str, str] | None) -> ssl.SSLContext:
+    if isinstance(verify, str):
+        folder = os.path.isdir(verify)
+        context = ssl.create_default_context(cafile=None if folder else verify, capath=verify if folder else None)
+    else:
+        context = ssl.create_default_context(cafile=where())
+        if not verify:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+    if cert is not None:
+        context.load_cert_chain(*((cert,) if isinstance(cert, str) else cert))
+    return context
+
+
+# -- requests and replies ---------------------------------------------------------------------------------------------
+
+
+class Web:
+    """The requests that one connection makes.
+
+    Threads: none; ``send`` blocks until the head of the reply has come, at most until the exchange is cut.
+    Locks: ``_slots`` counts the requests under way, always acquired with the deadline.
+
+    Args:
+        url: Where they all go.
+        settings: How many connections, and what they are like.
+        trust: Which other places there may be.
+        replies: How much is read at once.
+        context: Makes the TLS context; None for what requests does.
+        session: A requests.Session of the user's.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        settings: Connections,
+        trust: Trust,
+        replies: Replies,
+        verify: bool | str = True,
+        cert: str | tuple[str, str] | None = None,
+        context: ssl.SSLContext | None = None,
+        session: requests.Session | None = None,
+    ) -> None:
+        self.url = url
+        self.settings = settings
+        self.replies = replies
+        self._trust = trust
+        self._slots = threading.BoundedSemaphore(settings.most)  # guards nothing but the number of requests
+        self._theirs = session is not None and not _is_plain(session)
+        proxies = _proxies(url) if trust.environment and session is None else {}
+        if trust.environment and verify is True:
+            verify = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or True
+        self._proxies = proxies
+        self._session = self._make_session(session, lambda: context or tls_context(verify, cert))
+
+    def _make_session(
+        self, given: requests.Session | None, context: Callable[[], ssl.SSLContext]
+    ) -> requests.Session:
+        if given is not None and self._theirs:
+            return given
+        ours = _Session()
+        if given is not None:
+            # One of requests' own: used as it is, but for the adapter, which could not be cut.
+            ours.__dict__.update(given.__dict__)
+            ours.adapters = type(given.adapters)(given.adapters)  # type: ignore[call-arg]
+        else:
+            ours.trust_env = False
+            ours.headers.clear()
+        for prefix in ("http://", "https://"):
+            ours.mount(prefix, Adapter(self.settings.kept, None if given is not None else context))
+        self._given = given
+        return ours
+
+    def exchange(self, deadline: Deadline | None) -> Exchange:
+        """Return an exchange, to be handed to ``send``."""
+        return Exchange(deadline, self.settings, self.replies)
+
+    def send(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, exchange: Exchange
+    ) -> Reply:
+        """Send a request and return the reply, when its head has come. Only same-origin 307 and 308 are followed.
+
+        Raises:
+            MCPConnectionError: The server cannot be reached, or hung up.
+            MCPTimeoutError: The exchange was cut at its deadline.
+            HTTPStatusError: It redirects to where we do not go.
+            RemoteProtocolError: What came is no HTTP.
+        """
+        give_back = self._slots.release if exchange.counted else _nothing
+        if exchange.counted and not self._slots.acquire(timeout=min(exchange.remaining, threading.TIMEOUT_MAX)):
+            raise MCPTimeoutError(
+                f"{self.settings.most} requests to {redact_url(self.url)} are under way already "
+                "(max_connections_per_host)",
+                may_have_run=False,
+            )
+        reply: Reply | None = None
+        try:
+            exchange.begin()
+            for _ in range(self._trust.redirects + 1):
+                reply = Reply(self._send(method, url, headers, body, exchange), exchange, give_back)
+                target = reply.redirect
+                if target is None:
+                    return reply
+                if reply.status not in (307, 308) or not same_origin(target, url):
+                    raise _astray(reply, target)
+                reply.discard()
+                url, reply = target, None
+            raise HTTPStatusError(
+                f"{redact_url(self.url)} redirects in circles (max_redirects={self._trust.redirects})", 307
+            )
+        except BaseException:
+            if reply is not None:
+                reply.close()
+            else:
+                exchange.end()
+                give_back()
+            raise
+
+    def _send(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, exchange: Exchange
+    ) -> requests.Response:
+        failure: MCPError | None = None
+        _current.exchange = exchange
+        try:
+            return self._request(method, url, headers, body, exchange)
+        except (requests.RequestException, urllib3.exceptions.HTTPError, Cut, OSError, ValueError) as broken:
+            failure = as_error(broken, exchange, url)
+        finally:
+            _current.exchange = None
+        raise failure  # out here, where no context of it shows URLs and headers
+
+    def _request(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, exchange: Exchange
+    ) -> requests.Response:
+        if self._given is not None:
+            patience = _waiting(exchange, None) if self._theirs else READ_SECONDS
+            waits = (_waiting(exchange, self.settings.patience), patience)
+            response = self._session.request(
+                method, url, data=body, headers=dict(headers), stream=True, allow_redirects=False, timeout=waits
+            )
+            exchange.watch(response)
+            return response
+        prepared = requests.PreparedRequest()
+        prepared.method, prepared.url, prepared.body = method, url, body
+        prepared.headers = CaseInsensitiveDict(headers)
+        if body is not None:
+            prepared.headers["Content-Length"] = str(len(body))
+        prepared.hooks = default_hooks()
+        prepared._cookies = self._session.cookies  # type: ignore[attr-defined]
+        if len(self._session.cookies):
+            cookie = get_cookie_header(self._session.cookies, prepared)  # type: ignore[no-untyped-call]
+            if cookie:
+                prepared.headers["Cookie"] = cookie
+        return self._session.send(
+            prepared, stream=True, allow_redirects=False, timeout=READ_SECONDS, proxies=self._proxies, verify=True
+        )
+
+    def close(self) -> None:
+        """Close the idle connections."""
+        if not self._theirs:
+            for adapter in self._session.adapters.values():
+                if isinstance(adapter, Adapter):
+                    adapter.close()
+
+
+class Reply:
+    """The head of a reply, and its body to be read.
+
+    Attributes:
+        status: The HTTP status.
+        headers: The headers; names in any case.
+        url: Where it came from.
+        exchange: What it belongs to.
+    """
+
+    def __init__(self, response: requests.Response, exchange: Exchange, closed: Callable[[], object]) -> None:
+        self._response = response
+        self._closed: Callable[[], object] | None = closed
+        self.exchange = exchange
+        self.status = response.status_code
+        self.headers = response.headers
+        self.url = str(response.url)
+
+    @property
+    def redirect(self) -> str | None:
+        """Where it redirects to, if it does."""
+        target = self.headers.get("Location")
+        if self.status not in (301, 302, 303, 307, 308) or target is None:
+            return None
+        try:
+            return resolve(self.url, target)
+        except ValueError:
+            return target
+
+    def read(self, size: int) -> bytes:
+        """Return what there is of the body, decoded and at most so many bytes, waiting for some; b"" is the end.
+
+        Raises:
+            MCPConnectionError: It broke off.
+            MCPTimeoutError: The exchange was cut at its deadline.
+            RemoteProtocolError: It cannot be decoded.
+        """
+        failure: MCPError | None = None
+        try:
+            data: bytes = self._response.raw.read1(size, decode_content=True)
+            if data or not self.exchange.why:
+                return data
+            failure = as_error(Cut(), self.exchange, self.url)
+        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError, AttributeError) as broken:
+            failure = as_error(broken, self.exchange, self.url)
+        raise failure
+
+    def discard(self) -> None:
+        """Close it, but let the next request go on within the same exchange."""
+        self._response.close()
+
+    def drain(self, seconds: float, most: int) -> None:
+        """Read on to an end that is about to come, so that the connection can be used again."""
+        wire = self.exchange._wire
+        if wire is None or wire.sock is None:
+            return
+        try:
+            wire.sock.settimeout(seconds)
+            while most > 0 and (piece := self.read(most)):
+                most -= len(piece)
+        except (MCPError, OSError):
+            pass  # then it is closed
+
+    def close(self) -> None:
+        """Give the connection back if the body was read to its end, or close it. Idempotent."""
+        closed, self._closed = self._closed, None
+        if closed is None:
+            return
+        try:
+            self._response.close()
+        finally:
+            self.exchange.end()
+            closed()
+
+
+def _nothing() -> None:
+    """Do nothing."""
+
+
+def _astray(reply: Reply, target: str) -> HTTPStatusError:
+    shown = redact_url(target)
+    return HTTPStatusError(
+        f"{redact_url(reply.url)} answered {reply.status}, a redirect to {shown}; only 307 and 308 on the same origin "
+        "are followed. If the server has moved, use its new URL",
+        reply.status,
+        details={"status": reply.status, "url": redact_url(reply.url), "location": shown},
+        may_have_run=False,
+    )
+
+
+def _is_plain(session: requests.Session) -> bool:
+    """Tell whether a session is requests' own with its own adapters, for which ours can stand in."""
+    return type(session) is requests.Session and all(
+        type(adapter) is HTTPAdapter and not adapter.max_retries.total for adapter in session.adapters.values()
+    )
+
+
+def _waiting(exchange: Exchange, most: float | None) -> float:
+    return max(0.001, min(exchange.remaining, READ_SECONDS if most is None else most))
+
+
+def _proxies(url: str) -> dict[str, str]:
+    if is_loopback(origin_of(url).host):
+        return {}
+    return dict(requests.utils.get_environ_proxies(url, no_proxy=None))
+
+
+# -- what went wrong --------------------------------------------------------------------------------------------------
+
+
+def as_error(broken: BaseException, exchange: Exchange, url: str) -> MCPError:
+    """Return the error of ours for one of requests', urllib3's or the system's; without secrets."""
+    shown = redact_url(url)
+    ran = None if exchange.sent else False
+    details: dict[str, Any] = {"url": shown, "phase": "wait" if exchange.sent else "connect"}
+    root = _root(exchange.failure or broken)
+    if exchange.late or (isinstance(root, TimeoutError) and not isinstance(root, ssl.SSLError)):
+        doing = "no answer" if exchange.sent else "no connection"
+        return MCPTimeoutError(f"{shown}: {doing} in time", details=details, may_have_run=ran)
+    if exchange.why or isinstance(root, Cut):
+        return MCPConnectionError(
+            f"the request to {shown} was given up: the connection was closed",
+            details={**details, "phase": "closed"},
+            may_have_run=ran,
+        )
+    if isinstance(root, MCPError):
+        return root
+    kind, text = _said(root, shown)
+    error = kind(text, details=details, may_have_run=ran)
+    error.__cause__ = root if isinstance(root, OSError) and not _tells_secrets(root) else None
+    return error
+
+
+def _root(error: BaseException) -> BaseException:
+    """Return what is behind the wrapping of requests and urllib3."""
+    for _ in range(10):
+        inner = getattr(error, "reason", None)
+        if not isinstance(inner, BaseException):
+            inner = next((part for part in error.args[::-1] if isinstance(part, BaseException)), None)
+        if inner is None:
+            return error
+        error = inner
+    return error
+
+
+def _tells_secrets(error: BaseException) -> bool:
+    return isinstance(error, requests.RequestException)
+
+
+def _said(root: BaseException, shown: str) -> tuple[type[MCPError], str]:
+    name = type(root).__name__
+    if isinstance(root, socket.gaierror):
+        return MCPConnectionError, f"the host of {shown} is not known ({root.strerror}); is there a typing error?"
+    if isinstance(root, ConnectionRefusedError):
+        return MCPConnectionError, f"nobody listens at {shown}; is the server running, and the port right?"
+    if isinstance(root, ssl.SSLCertVerificationError):
+        why = root.verify_message or name
+        return MCPConnectionError, f"the certificate of {shown} cannot be trusted ({why}); see verify_ssl"
+    if isinstance(root, ssl.SSLError):
+        return MCPConnectionError, f"TLS with {shown} failed: {root.reason or name}; does the server speak https?"
+    if name in ("LineTooLong", "HTTPException") or "headers" in str(root)[:60]:
+        return RemoteProtocolError, f"the head of the reply from {shown} is too long"
+    if name in ("DecodeError", "ContentDecodingError"):
+        return RemoteProtocolError, f"the reply from {shown} cannot be decompressed"
+    if name in ("RemoteDisconnected",):
+        return MCPConnectionError, f"{shown} closed the connection without a reply"
+    if name in ("InvalidHeader", "InvalidURL", "LocationParseError", "UnicodeError", "UnicodeEncodeError"):
+        return MCPConnectionError, f"the request to {shown} cannot be sent ({name})"
+    if isinstance(root, OSError) and root.strerror and not isinstance(root, requests.RequestException):
+        return MCPConnectionError, f"the connection to {shown} failed: {root.strerror}"
+    return MCPConnectionError, f"the connection to {shown} broke ({name})"
