@@ -11,9 +11,17 @@ import logging
 import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias
 
 log = logging.getLogger("mcp_sync")
+
+
+@dataclass(frozen=True, slots=True)
+class Connecting:
+    """A connection is sought."""
+
+    server: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,14 +132,26 @@ class Trouble:
 
 
 Event: TypeAlias = (
-    "Connected | Disconnected | Called | Finished | Unreadable | Ignored | ProcessStarted | ProcessEnded"
+    "Connecting | Connected | Disconnected | Called | Finished | Unreadable | Ignored | ProcessStarted | ProcessEnded"
     " | Retried | CircuitChanged | Streaming | Trouble"
 )
 Observer: TypeAlias = "Callable[[Event], None]"
 
 
 class Observers(list[Observer]):
-    """The observers of one transport, in the order in which they asked."""
+    """The observers of one transport, in the order in which they asked, and who wants messages of a method.
+
+    Attributes:
+        routes: By method, whom to give each notification, as a dict.
+    """
+
+    def __init__(self, observers: Iterable[Observer] = ()) -> None:
+        super().__init__(observers)
+        self.routes: dict[str, list[Callable[[dict[str, Any]], Any]]] = {}
+
+    def route(self, method: str, function: Callable[[dict[str, Any]], Any]) -> None:
+        """Give the function every notification of this method."""
+        self.routes.setdefault(method, []).append(function)
 
 
 class Feed:
@@ -153,6 +173,13 @@ class Feed:
     def watched(self) -> bool:
         """Whether anybody is looking; ask before making an event for every message."""
         return bool(self._observers and self._observers()) or log.isEnabledFor(logging.DEBUG)
+
+    def route(self, method: str, message: Callable[[], dict[str, Any]]) -> None:
+        """Give a notification to those who want its method, soon."""
+        observers = self._observers() if self._observers else None
+        for function in observers.routes.get(method, ()) if observers is not None and observers.routes else ():
+            if self._offer is None or not self._offer(partial(function, message())):
+                self.missed += 1
 
     def emit(self, event: Event) -> None:
         """Tell all observers, soon."""
@@ -183,4 +210,8 @@ def _line(event: Event) -> str:
         return f"~ {event.method} again in {event.delay:.2f} s, retry {event.attempt}: {event.error} ({event.server})"
     if isinstance(event, CircuitChanged):
         return f"= circuit {event.state} ({event.server})"
+    if isinstance(event, Streaming):
+        return f"< {event.received} of {event.total or '?'} bytes ({event.server})"
+    if isinstance(event, Trouble):
+        return f"! {event.kind} ({event.server})"
     return f"= {event}"

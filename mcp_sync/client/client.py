@@ -264,7 +264,8 @@ class Client:
 
     def _closed_error(self) -> MCPConnectionError:
         name = self.transport.name
-        return MCPConnectionError(f"the client of {name} is closed; make a new Client", may_have_run=False)
+        text = f"the client of {name} is closed; make a new Client"
+        return MCPConnectionError(text, details={"phase": "closed"}, may_have_run=False)
 
     def _settle_log_level(self, asker: Asker, deadline: Deadline) -> None:
         level = self._level or ("debug" if self._callbacks.wants_log else None)

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..deadlines import Deadline
 from ..exceptions import HTTPStatusError, JSONRPCError, MCPError, MCPTimeoutError, RemoteProtocolError
-from ..observe import Connected
+from ..observe import Connected, Connecting
 from ..policies import Limits
 from ..protocol.eras import Identity
 from ..protocol.negotiation import PROBE_SECONDS, PROBE_SHARE, Agreement, Answer, Ask, negotiate
@@ -78,6 +78,7 @@ def converse(
     """
     whole: Channel | Peer = channel
     done: Callable[[], object] | None = None
+    channel.feed.emit(Connecting(channel.name))
     try:
         whole = peer = Peer(channel, introduction.handler, limits)
         done = close_at_exit(peer)

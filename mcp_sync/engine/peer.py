@@ -375,8 +375,10 @@ class Peer(Caller):
             effect = self._session.received(message)
         if type(effect) is effects.Settle:  # by far the most frequent
             self._settle(effect.ticket, effect.result, effect.error)
-        else:
-            self._follow(effect)
+            return
+        if type(message) is Notification:
+            self._feed.route(message.method, message.as_dict)
+        self._follow(effect)
 
     def lost(self, request_id: RequestId | None, error: MCPError) -> None:
         """Fail the one call whose answer will never come."""

@@ -10,7 +10,7 @@ from ..engine.caller import Caller
 from ..observe import Event
 from ..policies import Breaker, Policies, Retry
 from .breaker import Breaking, Circuit
-from .retry import Retrying
+from .retry import Retrying, Times
 
 T = TypeVar("T")
 
@@ -39,4 +39,4 @@ def patiently(
     connect: Callable[[], T], policy: Retry, name: str, deadline: Deadline, emit: Callable[[Event], object]
 ) -> T:
     """Connect, again and again as the policy allows: nothing has run before there is a connection."""
-    return connect()
+    return Times(policy, name, emit).repeat(connect, "connect", True, deadline)

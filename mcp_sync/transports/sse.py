@@ -195,7 +195,7 @@ class SseChannel(Channel):
 
     def _message_in(self, item: Event | TooLong | NotText) -> Message | None:
         if isinstance(item, TooLong):
-            return too_large(item.head, b"", item.limit)
+            return too_large(item.head.partition(b"data:")[2].lstrip(), b"", item.limit)
         if isinstance(item, NotText):
             return Malformed(item.reason, item.head)
         if item.name != "message" or not item.data:

@@ -22,6 +22,7 @@ from ..exceptions import ForkedClientError, LocalProtocolError, MCPConnectionErr
 from ..observe import Event, Observers
 from ..policies import Limits, Policies, one_of
 from ..protocol.eras import VERSIONS
+from . import listeners
 from .objects import ObjectPipe, complete, is_inner
 from .session import MCPSession
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 O = TypeVar("O", bound="Callable[[Event], Any]")  # noqa: E741
+F = TypeVar("F", bound="Callable[..., Any]")
 
 CLOSE_SECONDS = 5.0
 """How long closing may take unless told otherwise."""
@@ -326,10 +328,49 @@ class MCPTransport:
 
     def observe(self, observer: O) -> O:
         """Call ``observer(event)`` for every event of ``mcp_sync.observe``; usable as a decorator."""
-        if not callable(observer):
-            raise TypeError(f"an observer must be callable, not {type(observer).__name__}")
-        self._observers.append(observer)
+        self._observers.append(_callable(observer))
         return observer
+
+    def on_process_event(self, function: F) -> F:
+        """Call ``function(event, data)`` when a process starts or ends; so for all of these: see ``listeners``."""
+        self._observers.append(listeners.named(listeners.PROCESS, _callable(function)))
+        return function
+
+    def on_connection_event(self, function: F) -> F:
+        """Call ``function(event, data)`` when a connection is made, lost, or tried again."""
+        self._observers.append(listeners.named(listeners.CONNECTION, _callable(function)))
+        return function
+
+    def on_lifecycle_event(self, function: F) -> F:
+        """Call ``function(event, data)`` when a connection is sought, made, over, or in trouble."""
+        self._observers.append(listeners.named(listeners.LIFECYCLE, _callable(function)))
+        return function
+
+    def on_streaming_progress(self, function: F) -> F:
+        """Call ``function(bytes_received, total_bytes)`` while a long reply arrives; the total may be None."""
+        self._observers.append(listeners.progress(_callable(function)))
+        return function
+
+    def on_retry_attempt(self, function: F) -> F:
+        """Call ``function(attempt, error, delay)`` before something is tried again."""
+        self._observers.append(listeners.retries(_callable(function)))
+        return function
+
+    def on_error(self, function: F) -> F:
+        """Call ``function(error_type, data)`` when a request fails for a reason outside of it."""
+        self._observers.append(listeners.errors(_callable(function)))
+        return function
+
+    def route_message(self, method: str) -> Callable[[F], F]:
+        """Return a decorator: call the function with each notification of this method, as a dict."""
+        if not isinstance(method, str):
+            raise TypeError(f"method must be a str, not {type(method).__name__}; write @transport.route_message(...)")
+
+        def decorate(function: F) -> F:
+            self._observers.route(method, _callable(function))
+            return function
+
+        return decorate
 
     def _own_line(self) -> _Line:
         if is_inner(self):
@@ -343,3 +384,9 @@ class MCPTransport:
             )
         line.check()
         return line
+
+
+def _callable(function: F) -> F:
+    if not callable(function):
+        raise TypeError(f"an observer must be callable, not {type(function).__name__}")
+    return function
