@@ -16,7 +16,7 @@ from ..deadlines import Deadline
 from ..engine.caller import Caller, CallFuture, Question
 from ..engine.dispatch import Job, reaper
 from ..exceptions import JSONRPCError, MCPError, MCPTimeoutError, RemoteProtocolError, TooManyRequests
-from ..protocol.messages import INVALID_PARAMS
+from ..protocol.messages import HEADER_MISMATCH, INVALID_PARAMS
 from ..protocol.rounds import METHODS, Call, Gather, Pause, rounds
 from .cache import AnswerCache
 from .callbacks import Callbacks
@@ -41,6 +41,19 @@ class Asker:
 
     def ask(self, question: Question[Any], deadline: Deadline) -> dict[str, Any]:
         """Ask, and wait for the final result; raises as Caller.call says."""
+        try:
+            return self._ask_or_know(question, deadline)
+        except JSONRPCError as error:
+            if error.code != HEADER_MISMATCH or question.method != "tools/call":
+                raise
+        # The tool has changed since it was listed, and with it the headers that repeat its arguments (SEP-2243).
+        if self._cache is not None:
+            self._cache.forget("tools/list")
+        for _ in self.pages("tools/list", "tools", deadline):
+            pass
+        return self._ask_or_know(question, deadline)
+
+    def _ask_or_know(self, question: Question[Any], deadline: Deadline) -> dict[str, Any]:
         cache = self._cache
         if cache is None or self.caller.agreement.era.server_asks:
             return self._ask(question, deadline)[0]

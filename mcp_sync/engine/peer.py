@@ -520,11 +520,11 @@ class Peer(Caller):
             return
         try:
             self._channel.send(answer, Deadline(FLUSH_SECONDS * 5))
-        except (MCPConnectionError, MCPTimeoutError) as error:
-            self._feed.emit(Ignored(self.name, f"the answer to {request.method} could not be sent: {error}"))
-        except MCPError as error:
+        except (LocalProtocolError, MessageTooLarge) as error:
             log.error("the callback for %s returned what cannot be sent: %s", request.method, error)
             self._post_out(Failure(request.id, INTERNAL_ERROR, f"the callback for {request.method} failed"))
+        except MCPError as error:
+            self._feed.emit(Ignored(self.name, f"the answer to {request.method} could not be sent: {error}"))
 
     def _refuse(self, request: Request, code: int, message: str, data: Any = None) -> None:
         with self._lock:

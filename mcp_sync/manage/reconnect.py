@@ -101,7 +101,7 @@ class Reconnecting(Caller):
         policy: How often to try.
         renewed: Is called, with a deadline, when a new connection has taken the place of another.
         deadline: For the first connection.
-        expected: The version that the server probably speaks.
+        ended: Is called, with a deadline, last of all when it is closed.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class Reconnecting(Caller):
         policy: Reconnect,
         renewed: Callable[[Deadline], object] | None,
         deadline: Deadline,
-        expected: str = "",
+        ended: Callable[[Deadline], object] = lambda deadline: None,
     ) -> None:
         self._handler = weakref.ref(handler) if handler is not None else None
         self._dial = dial
@@ -123,7 +123,8 @@ class Reconnecting(Caller):
         self._ear = Ear(handler)
         self._closing = threading.Event()
         self._renew_locks()
-        self._caller = dial(self._ear, expected, deadline)
+        self._ended = ended
+        self._caller = dial(self._ear, "", deadline)
         tell_of_forks(self)
 
     def _renew_locks(self) -> None:
@@ -298,6 +299,7 @@ class Reconnecting(Caller):
             caller = self._caller
         caller.close(deadline)
         self._close_retired(deadline, all_of_them=True)
+        self._ended(deadline)
 
     def forked(self) -> None:
         """In a forked child: the connection is the parent's, and none is made in its place."""

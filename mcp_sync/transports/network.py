@@ -7,7 +7,6 @@ by the transport's own policies; whoever began it, a session or a Client.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
 from dataclasses import replace
 
 from ..deadlines import Deadline, as_timeout
@@ -18,10 +17,10 @@ from ..exceptions import MCPConnectionError
 from ..manage.breaker import Circuit
 from ..manage.fortify import fortify, patiently
 from ..manage.reconnect import Reconnecting
-from ..observe import Event, Feed, Observers
+from ..observe import Feed
 from ..policies import Breaker, Limits, Policies, Reconnect, Retry
 from .passport import Passport
-from .transport import MCPTransport
+from .transport import CLOSE_SECONDS, MCPTransport
 
 
 class NetworkTransport(MCPTransport):
@@ -53,13 +52,18 @@ class NetworkTransport(MCPTransport):
             by_now = replace(by_now, opened=None, meanwhile=None)
             return converse(self.dial(deadline), by_now, limits, deadline)
 
-        emit = _emitter(self._observers)
+        lane = Lane(f"mcp-{self.transport_type}-events")
+        emit = Feed(self._observers, lane.offer).emit
         policy = self._policies[Reconnect]
 
         def connect() -> Reconnecting:
-            return Reconnecting(introduced.handler, dial, policy, introduced.renewed, deadline)
+            return Reconnecting(introduced.handler, dial, policy, introduced.renewed, deadline, lane.close)
 
-        whole = patiently(connect, self._policies[Retry], self.name, deadline, emit)
+        try:
+            whole = patiently(connect, self._policies[Retry], self.name, deadline, emit)
+        except BaseException:
+            lane.close(Deadline(CLOSE_SECONDS))
+            raise
         self._conversations.add(whole)
         return fortify(whole, self._policies, self._circuit, emit)
 
@@ -91,8 +95,3 @@ class NetworkTransport(MCPTransport):
         """
         deadline = Deadline(as_timeout(timeout, default=self.timeout))
         return self._passport.renew(self._passport.generation, deadline)
-
-
-def _emitter(observers: Observers) -> Callable[[Event], object]:
-    """Return what tells observers of events that belong to no connection."""
-    return Feed(observers, Lane("mcp-events").offer).emit

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..deadlines import Deadline
+from ..exceptions import LocalProtocolError, MCPError
 from ..protocol.headers import header_flaw
 from ..protocol.redact import mask
 
@@ -56,21 +57,25 @@ class Passport:
         """Return the headers for one request.
 
         Raises:
-            ValueError: The auth provider gave a header that cannot be sent.
+            LocalProtocolError: The auth provider failed, or gave a header that cannot be sent.
         """
         if self._provider is None:
             return dict(self._headers)
-        given = dict(self._provider.headers())
-        for name, value in given.items():
-            flaw = header_flaw(name, value)
-            if flaw:
-                raise ValueError(f"auth_provider: {flaw}")
+        try:
+            given = checked_headers("auth_provider", self._provider.headers())
+        except MCPError:
+            raise
+        except Exception as error:  # it is the user's, and may raise anything
+            raise _failed("headers()", error) from error
         return {**self._headers, **given}
 
     def renew(self, generation: int, deadline: Deadline) -> bool:
         """Fetch new credentials after those of this generation were refused; False: there are none.
 
         Of many who were refused at once, one does so.
+
+        Raises:
+            LocalProtocolError: The auth provider failed.
         """
         refresh = getattr(self._provider, "refresh", None)
         if refresh is None or not self._refreshing.acquire(timeout=deadline.remaining):
@@ -81,6 +86,10 @@ class Passport:
             renewed = bool(refresh())
             self._generation += renewed
             return renewed
+        except MCPError:
+            raise
+        except Exception as error:
+            raise _failed("refresh()", error) from error
         finally:
             self._refreshing.release()
 
@@ -92,6 +101,21 @@ class Passport:
     def forked(self) -> None:
         """In a forked child: the lock may be held by a thread that stayed behind."""
         self._refreshing = threading.Lock()  # guards as before
+
+
+def request_headers(passport: Passport, accept: str) -> dict[str, str]:
+    """Return the headers of a request, but for those about its body and its message; raises as Passport.headers."""
+    from .. import __version__
+
+    headers = passport.headers()
+    headers.setdefault("User-Agent", f"mcp-sync/{__version__}")
+    return {**headers, "Accept": accept, "Accept-Encoding": "identity"}
+
+
+def _failed(what: str, error: Exception) -> LocalProtocolError:
+    return LocalProtocolError(
+        f"auth_provider: {what} failed with {type(error).__name__}", details={"phase": "auth"}, may_have_run=False
+    )
 
 
 def checked_headers(name: str, headers: Any) -> dict[str, str]:

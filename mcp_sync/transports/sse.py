@@ -27,7 +27,6 @@ from ..engine.interrupts import await_event
 from ..engine.lifetimes import tell_of_forks
 from ..exceptions import (
     ForkedClientError,
-    LocalProtocolError,
     MCPConnectionError,
     MCPError,
     MCPTimeoutError,
@@ -56,7 +55,7 @@ from ..protocol.sse import Event, NotText, TooLong
 from .errands import DRAIN_BYTES, DRAIN_SECONDS, EVENTS, JSON, Errand, no_answer, read_start, status_error, trouble
 from .events import EventReader
 from .http import HTTP_KINDS, HttpKnobs, StreamableHTTPTransport
-from .passport import Passport
+from .passport import Passport, request_headers
 from .web import Reply, Web
 
 if TYPE_CHECKING:
@@ -290,7 +289,7 @@ class SseChannel(Channel):
         assert deadline is not None
         for last in (False, True):
             generation = self._passport.generation
-            headers = {} if self._foreign else stream_headers(self._passport, JSON)
+            headers = {} if self._foreign else request_headers(self._passport, JSON)
             headers |= {"Content-Type": JSON, "Accept": JSON}
             if self._version:
                 headers["MCP-Protocol-Version"] = self._version
@@ -370,24 +369,6 @@ class SseChannel(Channel):
         self._passport.forked()
 
 
-def stream_headers(passport: Passport, accept: str) -> dict[str, str]:
-    """Return the headers of a request, without those about its body.
-
-    Raises:
-        LocalProtocolError: The auth provider gave a header that cannot be sent.
-    """
-    from .. import __version__
-
-    try:
-        headers = passport.headers()
-    except ValueError as flaw:
-        raise LocalProtocolError(str(flaw), may_have_run=False) from None
-    headers.setdefault("User-Agent", f"mcp-sync/{__version__}")
-    headers["Accept"] = accept
-    headers["Accept-Encoding"] = "identity"
-    return headers
-
-
 @with_knobs(*HTTP_KINDS)
 class SSETransport(StreamableHTTPTransport):
     """Reaches a server of 2024-11-05 by HTTP+SSE.
@@ -451,7 +432,7 @@ class SSETransport(StreamableHTTPTransport):
             generation = self._passport.generation
             exchange = web.exchange(deadline)
             exchange.counted = False
-            reply = web.send("GET", self.url, stream_headers(self._passport, EVENTS), None, exchange)
+            reply = web.send("GET", self.url, request_headers(self._passport, EVENTS), None, exchange)
             try:
                 if reply.status == 200 and media_type(reply.headers.get("Content-Type")) == EVENTS:
                     return reply

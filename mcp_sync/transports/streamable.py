@@ -76,7 +76,7 @@ from .errands import (
     trouble,
 )
 from .events import EventReader
-from .passport import Passport
+from .passport import Passport, request_headers
 from .web import Reply, Web
 
 GREETING_SECONDS, GREETING_SHARE = 1.0, 1 / 4
@@ -218,15 +218,13 @@ class HttpChannel(Channel):
         """Send a message on a thread of ours."""
         key = message.id if isinstance(message, Request) else None
         try:
-            if isinstance(message, Request):
-                self._ask(message, body, errand, open_ended)
-            elif not errand.dropped:
+            if not isinstance(message, Request):
                 self._tell(message, body, errand)
+            elif not self._ask(message, body, errand, open_ended):
+                raise MCPTimeoutError(f"{message.method}: no answer in time", may_have_run=None)
         except MCPError as error:
-            self._lost(key, error)
-        else:
-            if isinstance(message, Request) and errand.deadline is not None and errand.deadline.expired:
-                self._lost(key, MCPTimeoutError(f"{message.method}: no answer in time", may_have_run=None))
+            if not errand.dropped:
+                self._lost(key, error)
 
     def _prepared(self, message: Message | Mapping[str, Any]) -> tuple[Message, bytes]:
         self._check_open()
@@ -274,34 +272,36 @@ class HttpChannel(Channel):
 
     # -- one request --------------------------------------------------------------------------------------------------
 
-    def _ask(self, request: Request, body: bytes, errand: Errand, open_ended: bool = False) -> None:
-        """Send a request, and deliver its answer or what went wrong."""
+    def _ask(self, request: Request, body: bytes, errand: Errand, open_ended: bool = False) -> bool:
+        """Send a request, and deliver its answer or what went wrong; False: it is too late for either."""
         try:
-            self._converse(request, body, errand, open_ended)
+            return self._converse(request, body, errand, open_ended)
         except MCPTimeoutError as late:
             if late.may_have_run is False:
-                raise  # else whoever waits sees for himself that it is late
+                raise
+            return False
         except MCPError as error:
             if not errand.dropped:
                 self._lost(request.id, error.about(request.method, may_have_run=error.may_have_run))
                 self._report(error)
+            return True
         finally:
             self._leave(request.id, errand)
 
-    def _converse(self, request: Request, body: bytes, errand: Errand, open_ended: bool) -> None:
+    def _converse(self, request: Request, body: bytes, errand: Errand, open_ended: bool) -> bool:
         cursor = Cursor()
         reply = self._post(request, body, errand, open_ended)
         try:
             if self._take_reply(request, reply, cursor, open_ended):
-                return
-            broken = None
+                return True
+            broken = _ended_without_answer(reply, cursor)
+        except SessionExpired:
+            raise
         except MCPConnectionError as error:
             broken = error
         finally:
             reply.close()
-        if errand.dropped:
-            return
-        self._resume(request, errand, cursor, broken or _ended_without_answer(reply, cursor))
+        return errand.dropped or self._resume(request, errand, cursor, broken)
 
     def _post(self, message: Message, body: bytes, errand: Errand, open_ended: bool = False) -> Reply:
         """Send a message and return the reply; credentials that are refused are renewed once."""
@@ -332,12 +332,7 @@ class HttpChannel(Channel):
             reply.close()
 
     def _headers(self, accept: str) -> dict[str, str]:
-        try:
-            headers = self._passport.headers()
-        except ValueError as flaw:
-            raise LocalProtocolError(str(flaw), may_have_run=False) from None
-        headers.setdefault("User-Agent", _user_agent())
-        headers["Accept"] = accept
+        headers = request_headers(self._passport, accept)
         headers["Accept-Encoding"] = "gzip, deflate" if JSON in accept else "identity"
         return headers
 
@@ -506,20 +501,20 @@ class HttpChannel(Channel):
 
     # -- streams that break off ---------------------------------------------------------------------------------------
 
-    def _resume(self, request: Request, errand: Errand, cursor: Cursor, broken: MCPConnectionError) -> None:
-        """Ask for the rest of a stream (2025-11-25: always by GET), until the answer has come."""
+    def _resume(self, request: Request, errand: Errand, cursor: Cursor, broken: MCPConnectionError) -> bool:
+        """Ask for the rest of a stream (2025-11-25: always by GET) until the answer has come; False: too late."""
         unreachable = 0
         while True:
             if not self._version or cursor.last_id is None or unreachable > RESUMPTIONS:
                 raise broken
             if not errand.sleep(cursor.pause()):
-                return  # too late, or nobody waits any more
+                return errand.dropped
             reply = None
             try:
                 reply = self._get(errand, cursor)
                 unreachable = 0
                 if self._take_reply_again(request, reply, cursor, broken):
-                    return
+                    return True
             except MCPConnectionError as error:
                 if isinstance(error, SessionExpired):
                     raise
@@ -528,7 +523,7 @@ class HttpChannel(Channel):
                 if reply is not None:
                     reply.close()
             if errand.dropped:
-                return
+                return True
 
     def _take_reply_again(self, request: Request, reply: Reply, cursor: Cursor, broken: MCPError) -> bool:
         if reply.status == 200 and media_type(reply.headers.get("Content-Type")) == EVENTS:
@@ -697,9 +692,3 @@ def _ended_without_answer(reply: Reply, cursor: Cursor) -> MCPConnectionError:
         details={**known_of(reply), "phase": "wait"},
         may_have_run=None,
     )
-
-
-def _user_agent() -> str:
-    from .. import __version__
-
-    return f"mcp-sync/{__version__}"
