@@ -244,6 +244,17 @@ class Trust:
 
 
 @dataclass(frozen=True)
+class Sessions:
+    """What becomes of the sessions that an HTTP server of the handshake era keeps.
+
+    Attributes:
+        ended: Whether a session is ended on the server when we close, or left there, for another process to go on with.
+    """
+
+    ended: bool = knob("session_management", True, flag)
+
+
+@dataclass(frozen=True)
 class Packing:
     """Whether requests are compressed. Replies may be, always: gzip, deflate, and what else is installed.
 

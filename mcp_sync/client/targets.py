@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from inspect import signature
@@ -15,6 +16,7 @@ from ..transports.custom import CustomTransport
 from ..transports.objects import is_custom
 from ..transports.transport import MCPTransport
 
+_HOST_AND_PORT = re.compile(r"[\w.-]+:\d{1,5}(?:/|\Z)")
 _INTERPRETERS = {".py": [sys.executable], ".js": ["node"], ".mjs": ["node"]}
 
 
@@ -80,6 +82,8 @@ def _command_of(path: str) -> list[str]:
     script = pathlib.Path(path).expanduser()
     if not script.exists():
         hint = "; give a command as a list, one word an item" if " " in path else ""
+        if _HOST_AND_PORT.match(path):
+            hint = f"; if it is a URL, write 'http://{path}'"
         raise FileNotFoundError(f"there is no server script {path!r}{hint}")
     if script.suffix not in _INTERPRETERS:
         raise ValueError(

@@ -39,6 +39,7 @@ class Introduction:
         renewed: Is called, with a deadline, when a connection has taken the place of another: what the server was told
             has to be told again. It is kept as long as the connection, so it must not keep what the user holds.
         expected: The version that the other side spoke the last time; a hint.
+        joined: What was agreed before, by somebody else, in the session that this connection goes on with.
     """
 
     identity: Identity = field(default_factory=Identity)
@@ -48,6 +49,7 @@ class Introduction:
     opened: Callable[[Peer], object] | None = None
     renewed: Callable[[Deadline], object] | None = None
     expected: str | None = None
+    joined: Agreement | None = None
 
 
 KNOWN_ORIGINS = 1000
@@ -91,9 +93,9 @@ def converse(
             introduction.opened(peer)
         if introduction.meanwhile is not None:
             introduction.meanwhile()
-        agreement = _negotiate(peer, channel, introduction, deadline)
+        agreement = introduction.joined or _negotiate(peer, channel, introduction, deadline)
         peer.agree(agreement)
-        if agreement.greeting:
+        if agreement.greeting and introduction.joined is None:
             peer.notify(agreement.greeting, None, deadline)
         channel.agreed(agreement.era, deadline)
         _remember(channel.origin, agreement.era.version)

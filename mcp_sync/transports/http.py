@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import ssl
+import weakref
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
 
 from ..deadlines import Deadline, as_timeout
@@ -20,11 +22,14 @@ from ..policies import (
     Reconnect,
     Replies,
     Retry,
+    Sessions,
     Trust,
     gather,
     with_knobs,
 )
-from ..protocol.headers import Mirror
+from ..protocol.eras import HANDSHAKE_VERSIONS, Handshake
+from ..protocol.headers import Mirror, session_id_flaw
+from ..protocol.negotiation import Agreement
 from ..protocol.origins import check_url, join_url, without_userinfo
 from ..protocol.redact import redact_url
 from .network import NetworkTransport
@@ -34,7 +39,9 @@ if TYPE_CHECKING:
     import requests
     from typing_extensions import Unpack
 
-HTTP_KINDS = (Limits, Replies, Connections, Trust, Packing, Retry, Breaker, Reconnect)
+    from .streamable import HttpChannel
+
+HTTP_KINDS = (Limits, Replies, Connections, Trust, Sessions, Packing, Retry, Breaker, Reconnect)
 
 FALLBACK_STATUSES = frozenset({400, 404, 405})
 """By which a server says that it does not know Streamable HTTP (basic/transports, backwards compatibility)."""
@@ -64,6 +71,7 @@ class HttpKnobs(TypedDict, total=False):
     validate_origin: bool
     allowed_origins: Sequence[str]
     max_redirects: int
+    session_management: bool
     enable_compression: bool
     compression_threshold: int
     compression_level: int
@@ -108,6 +116,9 @@ class StreamableHTTPTransport(NetworkTransport):
         ssl_context: A whole TLS context, in place of ``verify_ssl`` and ``cert``.
         cert: Our own certificate: a file with certificate and key, or a pair of files.
         health_endpoint: The path that ``check_health`` asks.
+        session_id: A session of the handshake era that the first conversation goes on with, where another process left
+            it (``session_management=False``); its own ``transport.session_id``.
+        session_version: The protocol version of that session; its own ``transport.session_version``.
         timeout: Seconds that any call may take unless told otherwise; None means 30.
         policies: Policies given whole, in place of the keywords below.
         **knobs: Their meaning stands in ``mcp_sync.policies``: ``max_message_size`` and its like (Limits);
@@ -115,8 +126,8 @@ class StreamableHTTPTransport(NetworkTransport):
             (Replies); ``connection_timeout``, ``connection_pool_size``, ``max_connections_per_host``,
             ``keep_alive_timeout``, ``tcp_nodelay``, ``tcp_keepalive``, ``enable_request_pipelining``,
             ``max_pipeline_size`` (Connections); ``trust_env``, ``validate_origin``, ``allowed_origins``,
-            ``max_redirects`` (Trust); ``enable_compression``, ``compression_threshold``, ``compression_level``
-            (Packing); ``max_retries``, ``retry_delay``, ``retry_backoff_multiplier``, ``max_retry_delay``,
+            ``max_redirects`` (Trust); ``session_management`` (Sessions); ``enable_compression``,
+            ``compression_threshold``, ``compression_level`` (Packing); ``max_retries``, ``retry_delay``, ``retry_backoff_multiplier``, ``max_retry_delay``,
             ``retry_jitter``, ``retry_on_status_codes``, ``retry_on_exceptions`` (Retry); ``circuit_breaker_enabled``,
             ``circuit_breaker_threshold``, ``circuit_breaker_timeout`` (Breaker).
 
@@ -142,6 +153,8 @@ class StreamableHTTPTransport(NetworkTransport):
         ssl_context: ssl.SSLContext | None = None,
         cert: str | Sequence[str] | None = None,
         health_endpoint: str | None = None,
+        session_id: str | None = None,
+        session_version: str | None = None,
         timeout: float | None = None,
         policies: Sequence[Any] | None = None,
         **knobs: Unpack[HttpKnobs],
@@ -158,6 +171,8 @@ class StreamableHTTPTransport(NetworkTransport):
         self._cert = _files(cert)
         self._health = health_endpoint
         self._mirror = Mirror()
+        self._joined = _checked_session_id(session_id, session_version)
+        self._channel: weakref.ref[HttpChannel] | None = None
 
     @property
     def name(self) -> str:
@@ -168,8 +183,30 @@ class StreamableHTTPTransport(NetworkTransport):
         """Return a fresh channel; nothing is sent yet."""
         from .streamable import HttpChannel
 
-        web = self._web(self.url)
-        return HttpChannel(web, self._passport, self._mirror, self._policies, self.name, self._observers)
+        joined, self._joined = self._joined, None
+        channel = HttpChannel(
+            self._web(self.url), self._passport, self._mirror, self._policies, self.name, self._observers, joined
+        )
+        self._channel = weakref.ref(channel)
+        return channel
+
+    @property
+    def session_id(self) -> str | None:
+        """What the server calls the session of the newest connection; None if there is none."""
+        channel = self._channel() if self._channel is not None else None
+        return channel.session_id or None if channel is not None else None
+
+    @property
+    def session_version(self) -> str | None:
+        """The protocol version that is spoken in that session."""
+        channel = self._channel() if self._channel is not None else None
+        return channel.version or None if channel is not None else None
+
+    def converse(self, introduction: Introduction, deadline: Deadline) -> Caller:
+        """Begin a conversation, or go on with one that another process has begun."""
+        if self._joined is not None:
+            introduction = replace(introduction, joined=Agreement(Handshake(self._joined[1])))
+        return super().converse(introduction, deadline)
 
     def _web(self, url: str) -> Any:
         from .web import Web
@@ -236,7 +273,7 @@ class UrlTransport(StreamableHTTPTransport):
         try:
             caller = older.converse(introduction, deadline)
         except MCPError as error:
-            raise refused.about(f"{error}; and by Streamable HTTP", may_have_run=False) from error
+            raise refused.about("neither by Streamable HTTP nor by HTTP+SSE", may_have_run=False) from error
         self._older = older
         return caller
 
@@ -295,6 +332,17 @@ def _checked_context(value: object) -> ssl.SSLContext | None:
     if value is not None and not isinstance(value, ssl.SSLContext):
         raise TypeError(f"ssl_context must be an ssl.SSLContext, not {type(value).__name__}")
     return value
+
+
+def _checked_session_id(session_id: object, version: object) -> tuple[str, str] | None:
+    if session_id is None and version is None:
+        return None
+    if not isinstance(session_id, str) or version not in HANDSHAKE_VERSIONS:
+        raise ValueError(f"session_id needs a session_version, one of {', '.join(HANDSHAKE_VERSIONS)}")
+    flaw = session_id_flaw(session_id)
+    if flaw:
+        raise ValueError(f"session_id: {flaw}")
+    return session_id, str(version)
 
 
 def _files(value: object) -> str | tuple[str, str] | None:

@@ -49,7 +49,7 @@ class NetworkTransport(MCPTransport):
             if not begun:
                 begun.append(self._begin(by_now, deadline))
                 return begun[0]
-            by_now = replace(by_now, opened=None, meanwhile=None)
+            by_now = replace(by_now, opened=None, meanwhile=None, joined=None)
             return converse(self.dial(deadline), by_now, limits, deadline)
 
         lane = Lane(f"mcp-{self.transport_type}-events")

@@ -42,7 +42,7 @@ from ..exceptions import (
     TooManyRequests,
 )
 from ..observe import Ignored, Observers, Streaming, Trouble, Unreadable
-from ..policies import Connections, Limits, Packing, Policies, Replies
+from ..policies import Connections, Limits, Packing, Policies, Replies, Sessions
 from ..protocol.eras import Era
 from ..protocol.framing import LineSplitter, Overlong
 from ..protocol.headers import Mirror, assigns_session, media_type, session_id_flaw, version_of
@@ -132,6 +132,7 @@ class HttpChannel(Channel):
         self._replies = policies[Replies]
         self._reply_limit = self._replies.size or limits.message_size
         self._packing = policies[Packing]
+        self._sessions = policies[Sessions]
         self._sink: Sink | None = None
         self._lock = threading.Lock()  # guards _errands, _closing, _listener
         self._errands: dict[RequestId | None, Errand] = {}
@@ -667,7 +668,7 @@ class HttpChannel(Channel):
         """Tell the server that the session is over (basic/transports: it may not care)."""
         with self._lock:
             session_id, self._session_id = self._session_id, ""
-        if not session_id or self._session_lost or exiting():
+        if not session_id or self._session_lost or not self._sessions.ended or exiting():
             return
         try:
             headers = {**self._headers("*/*"), "Mcp-Session-Id": session_id, "MCP-Protocol-Version": self._version}
