@@ -599,6 +599,7 @@ class Client:
             raise ValueError(f"level must be one of {', '.join(LOG_LEVELS)}, not None")
         deadline = self._deadline(timeout)
         asker = self._connected(deadline)
+        self._level = level
         if isinstance(asker.caller.agreement.era, Stateless):
             _ask_for_level(asker.caller, level)  # it goes with every request from now on
         else:

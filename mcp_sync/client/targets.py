@@ -39,7 +39,7 @@ def transport_to(target: Any, knobs: Mapping[str, Any], own: Iterable[str]) -> M
         _check_knobs(knobs, (), own)
         return target
     kind, what = _kind_of(target)
-    _check_knobs(knobs, signature(kind).parameters, own)
+    _check_knobs(knobs, _keywords_of(kind, knobs), own)
     transport: MCPTransport = kind(what, **knobs)
     return transport
 
@@ -50,6 +50,14 @@ def _kind_of(target: Any) -> tuple[Any, Any]:
         from ..transports.http import UrlTransport
 
         return UrlTransport, target
+    if isinstance(target, str) and target.lower().startswith(("ws:", "wss:")):
+        from ..transports.websocket import WebSocketTransport
+
+        return WebSocketTransport, target
+    if isinstance(target, str) and target.lower().startswith("docker://"):
+        from ..transports.docker import UrlDockerTransport
+
+        return UrlDockerTransport, target
     if isinstance(target, (str, os.PathLike)):
         target = _command_of(os.fspath(target))
     if isinstance(target, Sequence) and not isinstance(target, (bytes, bytearray)):
@@ -68,6 +76,13 @@ def _kind_of(target: Any) -> tuple[Any, Any]:
     )
 
 
+def _keywords_of(kind: Any, wanted: Iterable[str]) -> set[str]:
+    known = set(signature(kind).parameters)
+    if known.issuperset(wanted) or not hasattr(kind, "further_keywords"):
+        return known
+    return {*known, *kind.further_keywords()}
+
+
 def _check_knobs(knobs: Iterable[str], known: Iterable[str], own: Iterable[str]) -> None:
     for keyword in knobs:
         if keyword not in known:
@@ -77,7 +92,8 @@ def _check_knobs(knobs: Iterable[str], known: Iterable[str], own: Iterable[str])
 def _command_of(path: str) -> list[str]:
     if "://" in path:
         raise ValueError(
-            f"Client() cannot connect to {redact_url(path)!r}: the URL of a server begins with http:// or https://"
+            f"Client() cannot connect to {redact_url(path)!r}: the URL of a server begins with http://, https://, "
+            "ws://, wss:// or docker://"
         )
     script = pathlib.Path(path).expanduser()
     if not script.exists():

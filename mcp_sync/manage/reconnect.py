@@ -219,7 +219,7 @@ class Reconnecting(Caller):
     def _close_retired(self, deadline: Deadline, all_of_them: bool = False) -> None:
         """Close connections that were replaced, once the calls that are still under way there are over."""
         with self._lock:
-            ready = [one for one in self._retired if all_of_them or one.over or not one.counters["pending"]]
+            ready = [one for one in self._retired if all_of_them or not one.counters["pending"]]
             self._retired = [one for one in self._retired if one not in ready]
         for one in ready:
             one.close(deadline.sooner(CLOSE_SECONDS))

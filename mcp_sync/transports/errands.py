@@ -25,7 +25,7 @@ from ..exceptions import (
 )
 from ..policies import Replies
 from ..protocol.headers import media_type, retry_after
-from ..protocol.messages import Failure, RequestId, decode
+from ..protocol.messages import Failure, Malformed, RequestId, decode
 from ..protocol.redact import redact_url
 from ..protocol.sse import Event
 from .web import Exchange, Reply
@@ -179,6 +179,23 @@ def _too_large(reply: Reply, limit: int) -> MessageTooLarge:
     )
 
 
+def shown(body: bytes) -> str:
+    """Return the beginning of a body, on one line and without control characters."""
+    text = body[: SHOWN_BYTES * 4].decode("utf-8", "replace")
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:SHOWN_BYTES]
+
+
+def unreadable(reply: Reply, flaw: Malformed, body: bytes, method: str) -> MCPError:
+    """Return the error for a body that is no message."""
+    details = {**known_of(reply), "phase": "parse", "body": shown(body)}
+    if flaw.parsed or reply.ends_by_itself:
+        error: MCPError = flaw.as_error(method)
+        error.details = {**error.details, **details}
+        return error
+    text = f"{method}: the reply from {details['url']} broke off: {flaw.reason}"
+    return MCPConnectionError(text, details=details, may_have_run=None)
+
+
 def known_of(reply: Reply) -> dict[str, Any]:
     """Return what is known of a reply, for the details of an error."""
     return {
@@ -207,7 +224,7 @@ def status_error(reply: Reply, body: bytes) -> HTTPStatusError:
     """Return the error for a status, with the beginning of the body, and what may help."""
     status = reply.status
     wait = retry_after(reply.headers.get("Retry-After"), time.time())
-    start = " ".join(body[: SHOWN_BYTES * 4].decode("utf-8", "replace").split())[:SHOWN_BYTES]
+    start = shown(body)
     details = {**known_of(reply), "body": start, "phase": "wait"}
     if wait is not None:
         details["retry_after"] = wait
@@ -251,7 +268,7 @@ def no_answer(reply: Reply, why: str, body: bytes = b"") -> MCPError:
     """Return the error for a good status without an answer."""
     details = {**known_of(reply), "phase": "parse"}
     if body:
-        details["body"] = " ".join(body[: SHOWN_BYTES * 4].decode("utf-8", "replace").split())[:SHOWN_BYTES]
+        details["body"] = shown(body)
         why += f"; it begins: {details['body']}"
     text = f"{details['url']} answered HTTP {reply.status}, but {why}"
     if reply.status in (202, 204) or body:

@@ -112,7 +112,8 @@ class StreamableHTTPTransport(NetworkTransport):
             It is not changed. A plain one is given an adapter of ours for our requests. One of a subclass, or with
             adapters of its own, sends itself; then what it does until the head of the reply has come is bounded by the
             timeout for each single read only, and where it follows redirects is its own affair.
-        verify_ssl: Whether to check the server's certificate; or a file or folder with the authorities to trust.
+        verify_ssl: Whether to check the server's certificate; or a file or folder with the authorities to trust. True
+            leaves it to the session, where one is given; so does ``cert``.
         ssl_context: A whole TLS context, in place of ``verify_ssl`` and ``cert``.
         cert: Our own certificate: a file with certificate and key, or a pair of files.
         health_endpoint: The path that ``check_health`` asks.
@@ -127,7 +128,8 @@ class StreamableHTTPTransport(NetworkTransport):
             ``keep_alive_timeout``, ``tcp_nodelay``, ``tcp_keepalive``, ``enable_request_pipelining``,
             ``max_pipeline_size`` (Connections); ``trust_env``, ``validate_origin``, ``allowed_origins``,
             ``max_redirects`` (Trust); ``session_management`` (Sessions); ``enable_compression``,
-            ``compression_threshold``, ``compression_level`` (Packing); ``max_retries``, ``retry_delay``, ``retry_backoff_multiplier``, ``max_retry_delay``,
+            ``compression_threshold``, ``compression_level`` (Packing); ``max_retries``, ``retry_delay``,
+            ``retry_backoff_multiplier``, ``max_retry_delay``,
             ``retry_jitter``, ``retry_on_status_codes``, ``retry_on_exceptions`` (Retry); ``circuit_breaker_enabled``,
             ``circuit_breaker_threshold``, ``circuit_breaker_timeout`` (Breaker).
 

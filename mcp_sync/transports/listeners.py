@@ -3,7 +3,8 @@
 =========================  =============================================================================
 decorator                  is called with
 =========================  =============================================================================
-``on_process_event``       ``process_started`` or ``process_ended``, and a dict: ``pid``, ``status``
+``on_process_event``       ``process_started``, ``process_ended`` or ``process_restart``, and a dict: ``pid`` or
+                           ``container``, ``status``, ``attempt``
 ``on_connection_event``    ``connected``, ``disconnected``, ``retry`` or ``circuit``, and a dict
 ``on_lifecycle_event``     ``connecting``, ``connected``, ``disconnected`` or ``error``, and a dict
 ``on_streaming_progress``  bytes received, and total bytes or None
@@ -24,11 +25,14 @@ from ..observe import (
     CircuitChanged,
     Connected,
     Connecting,
+    ContainerEnded,
+    ContainerStarted,
     Disconnected,
     Event,
     Observer,
     ProcessEnded,
     ProcessStarted,
+    Restarted,
     Retried,
     Streaming,
     Trouble,
@@ -36,7 +40,13 @@ from ..observe import (
 
 Named = dict[type[Any], str]
 
-PROCESS: Named = {ProcessStarted: "process_started", ProcessEnded: "process_ended"}
+PROCESS: Named = {
+    ProcessStarted: "process_started",
+    ProcessEnded: "process_ended",
+    ContainerStarted: "process_started",
+    ContainerEnded: "process_ended",
+    Restarted: "process_restart",
+}
 CONNECTION: Named = {
     Connected: "connected",
     Disconnected: "disconnected",

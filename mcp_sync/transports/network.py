@@ -32,6 +32,7 @@ class NetworkTransport(MCPTransport):
 
     url: str
     _passport: Passport
+    _begun_here: weakref.ref[Reconnecting] | None = None
 
     def __init__(self, timeout: float | None, policies: Policies) -> None:
         super().__init__(timeout, policies)
@@ -65,7 +66,21 @@ class NetworkTransport(MCPTransport):
             lane.close(Deadline(CLOSE_SECONDS))
             raise
         self._conversations.add(whole)
+        if self._line is not None and self._line.peer is begun[0]:
+            self._begun_here = weakref.ref(whole)
         return fortify(whole, self._policies, self._circuit, emit)
+
+    def _dial_line(self, deadline: Deadline) -> None:
+        if not self.connected:  # whoever had a conversation on the connection that was goes on without it
+            self._begun_here = None
+        super()._dial_line(deadline)
+
+    def _end_line(self, deadline: Deadline) -> None:
+        """Close the line, and the conversation that began on it, which would only connect again."""
+        whole = self._begun_here() if self._begun_here is not None else None
+        if whole is not None:
+            whole.close(deadline)
+        super()._end_line(deadline)
 
     def reconnect(self, timeout: float | None = None) -> None:
         """Have a new connection take the place of each that conversations have now; calls under way are not disturbed.
@@ -83,9 +98,10 @@ class NetworkTransport(MCPTransport):
             raise MCPConnectionError(f"{self.name}: nothing is connected", may_have_run=False)
         for one in living:
             one.renew(deadline)
-        if self.connected:
+        line = self._line
+        if line is not None and not line.over and not line.claimed:  # else it is a conversation's, and has been renewed
             self.disconnect()
-            self.connect(timeout)
+            self.connect(max(deadline.remaining, 0.001))
 
     def refresh_auth(self, timeout: float | None = None) -> bool:
         """Have the auth provider fetch new credentials; False: there is none, or it has none.

@@ -7,6 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 from ..engine.dispatch import Lane, run_guarded
 
@@ -86,3 +87,16 @@ class Outlet:
         if left:
             log.warning("%d lines of stderr were dropped: their function did not take them in time", left)
         return None
+
+
+def line_writer(target: Any) -> Callable[[str], object] | None:
+    """Return what takes a line of stderr, or None: it is only kept for errors."""
+    if target is None:
+        return None
+    if isinstance(target, logging.Logger):
+        return lambda line: target.info("%s", line)
+    if callable(target):
+        return target  # type: ignore[no-any-return]
+    if callable(getattr(target, "write", None)):
+        return lambda line: target.write(line + "\n")
+    raise TypeError(f"stderr must be a function, a logger or have write(str), not {type(target).__name__}")

@@ -13,7 +13,10 @@ from typing import Any
 from ..deadlines import Deadline
 from ..exceptions import LocalProtocolError, MCPError
 from ..protocol.headers import header_flaw
-from ..protocol.redact import mask
+from ..protocol.redact import mask, names_a_secret
+
+SHORT, LONG = 6, 16
+"""Characters: a value shorter than the first would hide half of a text; a longer one than the second may be a key."""
 
 
 class Passport:
@@ -42,6 +45,7 @@ class Passport:
         if auth_header is not None:
             self._headers["Authorization"] = auth_header
         self._provider = auth_provider
+        self._given: dict[str, str] = {}
         self._refreshing = threading.Lock()  # guards the fetching of new credentials, so that it is done once
         self._generation = 0
 
@@ -67,6 +71,7 @@ class Passport:
             raise
         except Exception as error:  # it is the user's, and may raise anything
             raise _failed("headers()", error) from error
+        self._given = given
         return {**self._headers, **given}
 
     def renew(self, generation: int, deadline: Deadline) -> bool:
@@ -94,9 +99,11 @@ class Passport:
             self._refreshing.release()
 
     def hidden(self, text: str) -> str:
-        """Return a text without the values of the headers."""
-        values = [part for value in self._headers.values() for part in (value, value.rpartition(" ")[2])]
-        return mask(text, [value for value in values if len(value) >= 6])
+        """Return a text without the values of headers that usually hold secrets, or are long enough to be one."""
+        shown = {**self._headers, **self._given}
+        secrets = [value for name, value in shown.items() if names_a_secret(name) or len(value) >= LONG]
+        parts = {part for value in secrets for part in (value, value.rpartition(" ")[2]) if len(part) >= SHORT}
+        return mask(text, parts)
 
     def forked(self) -> None:
         """In a forked child: the lock may be held by a thread that stayed behind."""

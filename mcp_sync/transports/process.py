@@ -18,7 +18,7 @@ import sys
 import threading
 import weakref
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..deadlines import Deadline
@@ -73,6 +73,10 @@ class Outgoing:
         """Write what is possible at once; raises as os.write does."""
         # One call for the interpreter: Ctrl-C cannot come between writing and taking note of how much was written.
         self._sent.extend(map(os.write, (descriptor,), (self._data[self.sent :],)))
+
+    def write_by(self, send: Callable[[memoryview], int]) -> None:
+        """Write what is possible at once by a function, ``socket.send``; raises as that does."""
+        self._sent.extend(map(send, (self._data[self.sent :],)))
 
 
 class ChildPipe(Pipe):

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
 
 from ..deadlines import Deadline
@@ -18,7 +17,7 @@ from ..observe import ProcessStarted
 from ..policies import Limits, Shutdown, Surroundings, encodable, gather, variables, with_knobs
 from ..protocol.redact import redact_command, secrets_of
 from . import process
-from .outlet import Outlet
+from .outlet import Outlet, line_writer
 from .transport import MCPTransport
 
 if TYPE_CHECKING:
@@ -99,7 +98,7 @@ class StdioTransport(MCPTransport):
         self.command = _argv(command, args)
         self.env = variables("env", env)
         self.cwd = _directory(cwd, working_directory)
-        self._stderr = _line_writer(stderr)
+        self._stderr = line_writer(stderr)
 
     @property
     def name(self) -> str:
@@ -178,19 +177,6 @@ def _directory(cwd: object, working_directory: object) -> str | None:
     if not isinstance(chosen, (str, os.PathLike)):
         raise TypeError(f"cwd must be a path, not {type(chosen).__name__} ({chosen!r})")
     return encodable("cwd", os.fsdecode(chosen))
-
-
-def _line_writer(target: Any) -> Callable[[str], object] | None:
-    """Return what takes a line of stderr, or None: it is only kept for errors."""
-    if target is None:
-        return None
-    if isinstance(target, logging.Logger):
-        return lambda line: target.info("%s", line)
-    if callable(target):
-        return target  # type: ignore[no-any-return]
-    if callable(getattr(target, "write", None)):
-        return lambda line: target.write(line + "\n")
-    raise TypeError(f"stderr must be a function, a logger or have write(str), not {type(target).__name__}")
 
 
 EnhancedStdioTransport = StdioTransport

@@ -58,6 +58,7 @@ from ..protocol.messages import (
     encode,
     too_large,
 )
+from ..protocol.redact import mask
 from ..protocol.sse import Event, NotText, TooLong
 from .errands import (
     DRAIN_BYTES,
@@ -74,6 +75,7 @@ from .errands import (
     read_whole,
     status_error,
     trouble,
+    unreadable,
 )
 from .events import EventReader
 from .passport import Passport, request_headers
@@ -139,6 +141,7 @@ class HttpChannel(Channel):
         self._closing = False
         self._forked = False
         self._session_id, self._version = session or ("", "")
+        self._offered_id = ""
         self._session_lost = False
         self._streaming = False
         self._listener: threading.Thread | None = None
@@ -169,8 +172,8 @@ class HttpChannel(Channel):
 
     @property
     def ending(self) -> bool:
-        """Whether nothing can be sent any more."""
-        return self._closing
+        """Whether nothing can be sent any more, or the server has forgotten the session."""
+        return self._closing or self._session_lost
 
     def pause(self) -> None:
         """Let nothing more be read for now."""
@@ -283,7 +286,9 @@ class HttpChannel(Channel):
             return False
         except MCPError as error:
             if not errand.dropped:
-                self._lost(request.id, error.about(request.method, may_have_run=error.may_have_run))
+                named = str(error).startswith(request.method)
+                error = self._hidden(error.about("" if named else request.method, may_have_run=error.may_have_run))
+                self._lost(request.id, error)
                 self._report(error)
             return True
         finally:
@@ -357,7 +362,7 @@ class HttpChannel(Channel):
             failure = failure_in(reply, body, request.id)
             if failure is None or self._is_verdict(reply, failure):
                 raise self._verdict(reply, body)
-            self._received(failure)
+            self._received(replace(failure, message=self._masked(failure.message)))
             return True
         kind = media_type(reply.headers.get("Content-Type"))
         if reply.status in (202, 204):
@@ -371,10 +376,16 @@ class HttpChannel(Channel):
             return self._read_lines(request, reply)
         if kind != JSON and self._replies.check_type:
             raise no_answer(reply, f"with {kind or 'no content type'}, not JSON", read_start(reply))
+        return self._read_json(request, reply)
+
+    def _read_json(self, request: Request, reply: Reply) -> bool:
         body = read_whole(reply, self._reply_limit, self._replies, self._progress)
         if not body:
             raise no_answer(reply, "with nothing in it")
-        if not self._take_answer(request, decode(body)):
+        message = decode(body)
+        if isinstance(message, Malformed) and message.asks is None:
+            raise unreadable(reply, message, body, request.method)
+        if not self._take_answer(request, message):
             raise no_answer(reply, "with no answer in it", body)
         return True
 
@@ -398,15 +409,18 @@ class HttpChannel(Channel):
 
     def _note_session(self, request: Request, reply: Reply) -> None:
         """Take note of the session that the reply to an initialize assigns."""
+        if not assigns_session(request):
+            return
         given = reply.headers.get("Mcp-Session-Id")
-        if given is None or not assigns_session(request):
+        self._offered_id = ""
+        if given is None:
             return
         flaw = session_id_flaw(given)
         if flaw:
             raise RemoteProtocolError(
                 f"{self.name}: {flaw}", details={**known_of(reply), "phase": "connect"}, may_have_run=True
             )
-        self._session_id = given
+        self._offered_id = given
 
     def _take_answer(self, request: Request, message: Message) -> bool:
         """Deliver a message that came on the way of a request's answer; False: it was not that answer.
@@ -448,6 +462,7 @@ class HttpChannel(Channel):
         """Take in what an answer says about the way we talk; tools that must not be used are left out."""
         if assigns_session(request):
             self._version = version_of(request, answer.result) or self._version
+            self._session_id = self._offered_id
         result, dropped = self._mirror.learn(request, answer.result)
         for name, reason in dropped:
             self.feed.emit(Unreadable(self.name, f"the tool {name!r:.80} is left out: {reason}", b""))
@@ -580,6 +595,7 @@ class HttpChannel(Channel):
             if reply.status >= 500:
                 return True
             if reply.status != 200 or media_type(reply.headers.get("Content-Type")) != EVENTS:
+                self._verdict(reply, b"")
                 return False
             begun.set()
             reader = EventReader(self._reply_limit)
@@ -615,8 +631,9 @@ class HttpChannel(Channel):
             else:
                 raise self._verdict(reply, read_start(reply))
         except MCPError as error:
-            self._report(error)
-            raise
+            hidden = self._hidden(error)
+            self._report(hidden)
+            raise hidden from None
         finally:
             reply.close()
 
@@ -629,6 +646,18 @@ class HttpChannel(Channel):
     def _lost(self, request_id: RequestId | None, error: MCPError) -> None:
         if self._sink is not None:
             self._sink.lost(request_id, error)
+
+    def _hidden(self, error: MCPError) -> MCPError:
+        """Return an error without what is secret in what the server said."""
+        if error.args and isinstance(error.args[0], str):
+            error.args = (self._masked(error.args[0]), *error.args[1:])
+        for name in ("body", "raw"):
+            if isinstance(error.details.get(name), str):
+                error.details[name] = self._masked(error.details[name])
+        return error
+
+    def _masked(self, text: str) -> str:
+        return mask(self._passport.hidden(text), {self._session_id, self._offered_id} - {""})
 
     def _report(self, error: MCPError) -> None:
         kind = trouble(error)

@@ -11,6 +11,8 @@ its pools (seen to work with 2.8; tests/transports/test_web.py looks whether the
 from __future__ import annotations
 
 import functools
+import http.client
+import logging
 import os
 import queue
 import socket
@@ -158,6 +160,14 @@ _current = _Current()
 _wires: weakref.WeakSet[_Wire] = weakref.WeakSet()
 
 
+def _is_not_ours(record: logging.LogRecord) -> bool:
+    """Keep urllib3 from logging our requests, whose URLs may hold secrets; what others do with it is their affair."""
+    return _current.exchange is None
+
+
+logging.getLogger("urllib3.connectionpool").addFilter(_is_not_ours)
+
+
 class _Wire:
     """What is common to our connections, plain and TLS: the exchange that has one can have it cut.
 
@@ -214,8 +224,21 @@ class _Wire:
                 raise Cut
 
 
+class _Response(http.client.HTTPResponse):
+    """A reply whose interim forerunners are skipped, whatever their status (RFC 9110, section 15.2)."""
+
+    def _read_status(self) -> tuple[str, int, str]:
+        while True:
+            version, status, reason = super()._read_status()  # type: ignore[misc]
+            if status <= 101 or status >= 200:  # http.client skips 100 by itself, and nothing comes after 101
+                return version, status, reason
+            http.client.parse_headers(self.fp)
+
+
 class _PlainWire(_Wire, HTTPConnection):
     """A connection in the clear."""
+
+    response_class = _Response
 
 
 class _SecureWire(_Wire, HTTPSConnection):
@@ -225,6 +248,7 @@ class _SecureWire(_Wire, HTTPSConnection):
     descriptor.
     """
 
+    response_class = _Response
     _twin: socket.socket | None = None
 
     def connect(self) -> None:
@@ -501,28 +525,32 @@ class Web:
         self._trust = trust
         self._slots = threading.BoundedSemaphore(settings.most)  # guards nothing but the number of requests
         self._theirs = session is not None and not _is_plain(session)
-        proxies = _proxies(url) if trust.environment and session is None else {}
-        if trust.environment and verify is True:
-            verify = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or True
-        self._proxies = proxies
-        self._session = self._make_session(session, lambda: context or tls_context(verify, cert))
+        looks = trust.environment and (session is None or session.trust_env)
+        self._proxies = _proxies(url) if looks else {}
+        bundle = _bundle() if looks else True
+        ours_only = session is None or verify is not True or cert is not None or context is not None
+        trusted = bundle if verify is True else verify
+        self._adapter = functools.partial(
+            Adapter, settings.kept, (lambda: context or tls_context(trusted, cert)) if ours_only else None
+        )
+        self._given = session
+        self._session = session if session is not None and self._theirs else self._make_session(session, bundle)
 
-    def _make_session(
-        self, given: requests.Session | None, context: Callable[[], ssl.SSLContext]
-    ) -> requests.Session:
-        if given is not None and self._theirs:
-            return given
+    def _make_session(self, given: requests.Session | None, bundle: bool | str) -> requests.Session:
         ours = _Session()
-        if given is not None:
-            # One of requests' own: used as it is, but for the adapter, which could not be cut.
+        if given is None:
+            ours.headers.clear()
+        else:
+            # One of requests' own: used as it is, but for the adapter, which could not be cut; for the environment,
+            # which was looked at already; and for new cookies, which are this server's only.
             ours.__dict__.update(given.__dict__)
             ours.adapters = type(given.adapters)(given.adapters)  # type: ignore[call-arg]
-        else:
-            ours.trust_env = False
-            ours.headers.clear()
+            ours.cookies = given.cookies.copy()
+            ours.proxies = {**self._proxies, **given.proxies}
+            ours.verify = bundle if given.verify is True else given.verify
+        ours.trust_env = False
         for prefix in ("http://", "https://"):
-            ours.mount(prefix, Adapter(self.settings.kept, None if given is not None else context))
-        self._given = given
+            ours.mount(prefix, self._adapter())
         return ours
 
     def exchange(self, deadline: Deadline | None) -> Exchange:
@@ -552,6 +580,8 @@ class Web:
             exchange.begin()
             for _ in range(self._trust.redirects + 1):
                 reply = Reply(self._send(method, url, headers, body, exchange), exchange, give_back)
+                if reply.status < 200:
+                    reply.spoil()
                 target = reply.redirect
                 if target is None:
                     return reply
@@ -559,9 +589,7 @@ class Web:
                     raise _astray(reply, target)
                 reply.discard()
                 url, reply = target, None
-            raise HTTPStatusError(
-                f"{redact_url(self.url)} redirects in circles (max_redirects={self._trust.redirects})", 307
-            )
+            raise _in_circles(url, self._trust.redirects)
         except BaseException:
             if reply is not None:
                 reply.close()
@@ -664,6 +692,17 @@ class Reply:
             failure = as_error(broken, self.exchange, self.url)
         raise failure
 
+    @property
+    def ends_by_itself(self) -> bool:
+        """Whether a cut would be noticed: the server says where the body ends, and it is not compressed."""
+        coded = self.headers.get("Content-Encoding", "identity").strip().lower() not in ("", "identity")
+        framed = "Content-Length" in self.headers or "chunked" in self.headers.get("Transfer-Encoding", "").lower()
+        return framed and not coded
+
+    def spoil(self) -> None:
+        """Let the connection never be used again: what comes next on it belongs to nobody."""
+        self._response.raw.close()
+
     def discard(self) -> None:
         """Close it, but let the next request go on within the same exchange."""
         self._response.close()
@@ -696,6 +735,16 @@ def _nothing() -> None:
     """Do nothing."""
 
 
+def _in_circles(url: str, most: int) -> HTTPStatusError:
+    shown = redact_url(url)
+    return HTTPStatusError(
+        f"{shown} redirects in circles (max_redirects={most})",
+        307,
+        details={"status": 307, "url": shown},
+        may_have_run=False,
+    )
+
+
 def _astray(reply: Reply, target: str) -> HTTPStatusError:
     shown = redact_url(target)
     return HTTPStatusError(
@@ -712,6 +761,10 @@ def _is_plain(session: requests.Session) -> bool:
     return type(session) is requests.Session and all(
         type(adapter) is HTTPAdapter and not adapter.max_retries.total for adapter in session.adapters.values()
     )
+
+
+def _bundle() -> bool | str:
+    return os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or True
 
 
 def _waiting(exchange: Exchange, most: float | None) -> float:

@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +20,19 @@ from mcp_sync.transports import process
 
 NOW = 0.3
 
+WAYS_TO_CONNECT: dict[str, Callable[[StdioTransport], Any]] = {
+    "Client.connect": lambda transport: Client(transport, timeout=PATIENCE).connect(),
+    "create_session": lambda transport: transport.create_session(PATIENCE),
+    "transport.connect": lambda transport: transport.connect(PATIENCE),
+}
+
 
 def refused(target: Any, **knobs: Any) -> MCPConnectionError:
     """Return the error that each way to connect ends with."""
     errors = []
-    for connect in (
-        lambda: Client(StdioTransport(target, **knobs), timeout=PATIENCE).connect(),
-        lambda: StdioTransport(target, **knobs).create_session(PATIENCE),
-        lambda: StdioTransport(target, **knobs).connect(PATIENCE),
-    ):
+    for connect in WAYS_TO_CONNECT.values():
         with within(NOW), pytest.raises(MCPConnectionError) as found:
-            connect()
+            connect(StdioTransport(target, **knobs))
         errors.append(found.value)
     assert all(error.may_have_run is False for error in errors)
     assert all(error.details["phase"] == "connect" for error in errors)
@@ -113,22 +116,29 @@ def test_no_memory_or_no_process_to_fork(number: int, monkeypatch: pytest.Monkey
     assert os.strerror(number) in str(error)
 
 
-def test_no_thread_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("connect", WAYS_TO_CONNECT.values(), ids=WAYS_TO_CONNECT)
+@pytest.mark.parametrize("whose", ["mcp-", "-reader"], ids=["any thread", "the reader"])
+def test_no_thread_can_be_started(
+    whose: str, connect: Callable[[StdioTransport], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """I7: the process was started, and nobody can read from it."""
     ours: list[Any] = []
     start = threading.Thread.start
 
     def refuse(thread: threading.Thread) -> None:
-        if thread.name.endswith("-reader"):
+        if whose in thread.name:
             ours.append(thread)
             raise RuntimeError("can't start new thread")
         start(thread)
 
     monkeypatch.setattr(threading.Thread, "start", refuse)
     transport = StdioTransport(command(), timeout=PATIENCE, shutdown_timeout=T)
-    with within(T + 0.5), pytest.raises(MCPConnectionError, match="cannot connect: no more threads") as found:
-        transport.create_session()
+    with within(T + 0.5), pytest.raises(MCPConnectionError, match="can't start new thread") as found:
+        connect(transport)
+    assert "no more threads" in str(found.value)
     assert found.value.may_have_run is False
+    assert found.value.details["phase"] == "connect"
+    assert not transport.connected
     assert ours
 
 

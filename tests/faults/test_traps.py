@@ -10,7 +10,7 @@ import subprocess
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -138,18 +138,37 @@ def test_a_group_is_killed_while_its_leader_still_holds_its_number() -> None:
         assert gone(*family)
 
 
-def test_a_server_outlives_the_thread_that_started_it() -> None:
+WAYS_TO_BEGIN: dict[str, Callable[[], Any]] = {
+    "Client.connect": lambda: Client(command(), timeout=PATIENCE).connect(),
+    "create_session": lambda: StdioTransport(command(), timeout=PATIENCE).create_session(),
+    "transport.connect": lambda: greeted(StdioTransport(command(), timeout=PATIENCE).connect()),
+}
+
+
+def greeted(transport: StdioTransport) -> StdioTransport:
+    """Wait until the server is up."""
+    transport.send_message({"jsonrpc": "2.0", "id": 0, "method": "ping"})
+    assert transport.receive_message()["id"] == 0
+    return transport
+
+
+@pytest.mark.parametrize("begin", WAYS_TO_BEGIN.values(), ids=WAYS_TO_BEGIN)
+def test_a_server_outlives_the_thread_that_started_it(begin: Callable[[], Any]) -> None:
     """B23: no PDEATHSIG, which fires when that thread ends."""
-    made: queue.Queue[Client] = queue.Queue()
-    thread = threading.Thread(target=lambda: made.put(Client(command(), timeout=PATIENCE).connect()))
+    begun: queue.Queue[Any] = queue.Queue()
+    thread = threading.Thread(target=lambda: begun.put(begin()))
     thread.start()
-    client = made.get(timeout=PATIENCE)
+    either = begun.get(timeout=PATIENCE)
     thread.join(PATIENCE)
-    assert not thread.is_alive()
-    for _ in range(5):
-        works(client)
-    assert is_alive(pid_of(client))
-    client.close()
+    until(lambda: not Path(f"/proc/self/task/{thread.native_id}").exists())  # join returns a little earlier
+    try:
+        if isinstance(either, StdioTransport):
+            either = either.create_session()
+        for _ in range(5):
+            works(either)
+        assert is_alive(pid_of(either))
+    finally:
+        either.close()
 
 
 def test_no_code_of_ours_runs_between_fork_and_exec(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,24 +200,30 @@ def test_nothing_here_uses_the_hosts_own_streams_when_it_talks_to_a_child() -> N
             assert not {"sys.stdin", "sys.stderr", "sys.stdout", "sys.__stderr__"} & set(names_in(path)), path
 
 
-def test_the_end_of_the_interpreter_needs_no_new_thread() -> None:
-    """B27, B29: 3.12.1 refuses them in atexit; closing works all the same, and so does forgetting to."""
-    for closing in ("atexit.register(session.close)", "pass"):
-        pid, last = host(
-            f"""
-            import atexit
-            session = StdioTransport(COMMAND, timeout=20).create_session()
-            client = Client(COMMAND, timeout=20).connect()
-            print(session._caller.explain()["pid"])
-            {closing}
-            def refuse(self): raise RuntimeError("can't create new thread at interpreter shutdown")
-            def forbid(): threading.Thread.start = refuse
-            atexit.register(forbid)  # runs first
-            print(time.monotonic(), flush=True)
-            """
-        )
-        assert time.monotonic() - float(last) < 2.0 + 0.5
-        until(lambda pid=pid: not Path(f"/proc/{pid}").exists(), 2.0)  # type: ignore[misc]
+@pytest.mark.parametrize("closing", ["", "atexit.register(session.close, 0.5)"], ids=["forgotten", "closed"])
+def test_the_end_of_the_interpreter_needs_no_new_thread(closing: str) -> None:
+    """B27, B29: 3.12.1 refuses them from then on; servers that only we can end are ended all the same, in time."""
+    *pids, last = host(
+        f"""
+        import _thread, atexit
+        def refuse(*_, **__): raise RuntimeError("can't create new thread at interpreter shutdown")
+        def shut_down(shut_down=threading._shutdown):
+            threading.Thread.start = _thread.start_new_thread = refuse
+            shut_down()
+        threading._shutdown = shut_down  # with which the end begins
+        session = StdioTransport(COMMAND, timeout=20).create_session()
+        client = Client(COMMAND, timeout=20).connect()
+        print(tool(session, "unkillable")["pid"])
+        print(json.loads(client.call_tool("unkillable").text)["pid"])
+        {closing}
+        print(time.monotonic(), flush=True)
+        sys.exit(7)
+        """,
+        *command(unkillable=manner("unkillable")),
+        code=7,
+    )
+    assert time.monotonic() - float(last) < 2.0 + 0.5
+    assert gone(*map(int, pids))
 
 
 def test_every_thread_of_ours_is_a_daemon_and_none_is_of_an_executor() -> None:

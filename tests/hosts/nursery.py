@@ -214,22 +214,33 @@ class Scripts:
         self._running: list[Script] = []
 
     def start(
-        self, text: str, command: list[str], python: str = sys.executable, env: Mapping[str, str] | None = None
+        self,
+        text: str,
+        command: list[str],
+        python: str = sys.executable,
+        env: Mapping[str, str] | None = None,
+        typed: bytes | None = None,
     ) -> Script:
-        """Start a script, given after PREAMBLE; it finds the command of its server in COMMAND."""
+        """Start a script, given after PREAMBLE; it finds the command of its server in COMMAND.
+
+        ``typed`` is what waits on its stdin, which then stays open as long as it lives; without it there is no stdin.
+        """
         path = self._folder / f"script-{len(self._running)}.py"
         path.write_text(PREAMBLE + textwrap.dedent(text))
         with path.with_suffix(".stdout").open("wb") as out, path.with_suffix(".stderr").open("wb") as errors:
             process = subprocess.Popen(
                 [python, str(path), json.dumps(command)],
                 env={**clean_environment(), **(env or {})},
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.DEVNULL if typed is None else subprocess.PIPE,
                 stdout=out,
                 stderr=errors,
                 start_new_session=True,
             )
         script = Script(process, path)
         self._running.append(script)
+        if process.stdin is not None:
+            process.stdin.write(typed or b"")
+            process.stdin.flush()
         return script
 
     def run(self, text: str, command: list[str], python: str = sys.executable) -> Ended:
@@ -242,6 +253,8 @@ class Scripts:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(script.process.pid, signal.SIGKILL)
             script.process.wait()
+            if script.process.stdin is not None:
+                script.process.stdin.close()
 
 
 def clean_environment() -> dict[str, str]:

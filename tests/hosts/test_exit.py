@@ -164,6 +164,113 @@ def test_a_session_imports_no_third_party_library(python: str, scripts: Scripts,
     assert ended.lines == ["set()"], ended.stderr
 
 
+# -- its own stdin ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("how", "code"), [("", 0), ("sys.exit(7)", 7)])
+def test_a_script_whose_stdin_stays_open_ends_with_its_own_code(
+    how: str, code: int, python: str, scripts: Scripts, servers: Servers
+) -> None:
+    """B28: a daemon thread that waits in sys.stdin's buffer would have the interpreter abort."""
+    text = f"other = StdioTransport(COMMAND).connect()\nlast_line()\n{how}"
+    script = scripts.start(SESSION + text, servers.command(), python, typed=b"")
+    assert_ended_well(script.end(), servers, code)
+
+
+@pytest.mark.parametrize(("how", "code"), [("", 0), ("sys.exit(7)", 7)])
+def test_so_does_one_with_a_client(how: str, code: int, scripts: Scripts, servers: Servers) -> None:
+    """B28"""
+    script = scripts.start(f"{CLIENT}last_line()\n{how}", servers.command(), typed=b"")
+    assert_ended_well(script.end(), servers, code)
+
+
+def test_what_waits_on_a_scripts_stdin_is_its_own(python: str, scripts: Scripts, servers: Servers) -> None:
+    """B28: nothing of ours reads it, and no server inherits it."""
+    text = """
+    import select
+    assert tool("slow", seconds=0.1) == "slept"
+    assert select.select([0], [], [], 0)[0], "somebody took it"
+    say("typed", sys.stdin.readline().strip())
+    last_line()
+    """
+    script = scripts.start(SESSION + dedent(text), servers.command(), python, typed=b"hello\n")
+    assert_ended_well(script.end(), servers)
+    assert script.said("typed") == ["hello"]
+
+
+# -- no thread starts so late -----------------------------------------------------------------------------------------
+
+REFUSED = """
+import _thread
+def refuse(*_, **__):
+    say("refused")
+    raise RuntimeError("can't create new thread at interpreter shutdown")
+def shut_down(shut_down=threading._shutdown):
+    threading.Thread.start = _thread.start_new_thread = refuse
+    shut_down()
+threading._shutdown = shut_down  # which the interpreter calls first of all; from then on 3.12.1 refuses by itself
+"""
+THREADS = pytest.mark.parametrize(
+    "threads",
+    [pytest.param(REFUSED, id="no new threads"), pytest.param("", id="threads as they are", marks=pytest.mark.slow)],
+)
+
+LATE = """
+import atexit, gc
+def call():
+    assert tool("add", a=2, b=3) == "5"
+def connect():
+    try: transport.late = StdioTransport(COMMAND, shutdown_timeout=0.2).create_session()
+    except MCPError as error: say("refusal", error.may_have_run, error)
+def forget():
+    global session, transport
+    del session, transport
+    gc.collect()
+def outlive(work):
+    threading.main_thread().join()
+    call()
+    work()
+"""
+LATE_WORK = {
+    "it closes": "atexit.register(session.close, 0.2)",
+    "it calls": "atexit.register(call)",
+    "it connects": "atexit.register(connect)",
+    "it forgets": "atexit.register(forget)",
+    "it has just forgotten": "forget()",
+    "it has forgotten, and the end comes first": "sys.setswitchinterval(60)\nforget()",  # before any other thread runs
+    "a thread outlives it and connects": "threading.Thread(target=outlive, args=(connect,)).start()",
+    "a thread outlives it and forgets": "threading.Thread(target=outlive, args=(forget,)).start()",
+}
+
+
+@THREADS
+def test_the_end_starts_no_thread(threads: str, python: str, scripts: Scripts, servers: Servers) -> None:
+    """B29: these servers are deaf, so nothing but us ends them."""
+    text = """
+    other = StdioTransport(COMMAND).connect()
+    future = session.submit_request("tools/call", {"name": "hang"})
+    last_line()
+    sys.exit(7)
+    """
+    ended = scripts.run(threads + SESSION + dedent(text), servers.command("deaf"), python)
+    assert_ended_well(ended, servers, 7)
+    assert servers.started == 2
+    assert "refused" not in ended.lines
+
+
+@THREADS
+@pytest.mark.parametrize("work", LATE_WORK.values(), ids=LATE_WORK)
+def test_what_a_script_does_at_its_end_leaves_no_server_either(
+    work: str, threads: str, python: str, scripts: Scripts, servers: Servers
+) -> None:
+    """B29: what needs a new thread says so, and what a janitor cannot do any more is done all the same."""
+    text = f"{threads}{SESSION}{LATE}last_line()\n{work}\nsys.exit(7)"
+    script = scripts.start(text, servers.command("deaf"), python)
+    assert_ended_well(script.end(), servers, 7)
+    for refusal in script.said("refusal"):
+        assert refusal.startswith("False cannot connect: no more threads can be started")
+
+
 # -- killed -----------------------------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,464 @@
+"""A WebSocket as a Pipe: one message to a text frame, over a Line that was upgraded.
+
+One thread, the reader, owns the socket: it waits in one ``poll`` for what comes and for the end, it alone closes
+descriptors, and it keeps the time of pings. It never writes while the connection lives: pings and pongs are put down,
+and written by the next thread that writes, or by an outlet, a Lane that starts when there is something to write. Of
+pongs only the newest is kept (RFC 6455, 5.5.3), so neither a flood of pings nor a server that does not read can block
+anybody or fill anything.
+
+What of a message could not be written by its deadline goes before the next one, so no frame is ever torn.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+from ..deadlines import LONGEST_TIMEOUT, Deadline
+from ..engine.channel import Pipe
+from ..engine.dispatch import Lane
+from ..engine.interrupts import let_go
+from ..exceptions import (
+    ClosedByServer,
+    MCPConnectionError,
+    MCPError,
+    MCPTimeoutError,
+    MessageTooLarge,
+    RemoteProtocolError,
+)
+from ..observe import Feed, Trouble
+from ..policies import Keepalive, Packing
+from ..protocol import frames
+from ..protocol.deflate import Inflater, deflate
+from ..protocol.framing import Overlong
+from .lines import POLL_SECONDS, Line, await_line
+from .upgrade import Upgraded
+
+READ_BYTES, LARGE_READ_BYTES = 1 << 16, 1 << 18
+"""How much is read at once, and how much inside a frame that is longer."""
+CLOSE_SECONDS = 1.0
+"""How long saying goodbye may take at most: what waits to be written, our close frame, and the server's."""
+FLAWED_SECONDS = 0.3
+"""The same where the server has broken the protocol: it is told, but not waited for."""
+SKIP_SECONDS = 0.5
+"""A message over the limit that does not come on for so long is given up."""
+PARTING_SECONDS = 0.25
+"""How long the server has to end the connection once both sides have closed it; it goes first (RFC 6455, 7.1.1)."""
+MANY_WRITES = 64
+OUTLET_SECONDS = 1.0
+"""How long the outlet is waited for; it has been told to end."""
+
+
+class Outgoing:
+    """Bytes on their way, which at any moment know how far they have come.
+
+    Attributes:
+        size: How many they are.
+    """
+
+    def __init__(self, data: bytes = b"") -> None:
+        self.size = len(data)
+        self._data = memoryview(data)
+        self._sent: list[int] = []
+
+    @property
+    def sent(self) -> int:
+        """How many were written."""
+        return sum(self._sent)
+
+    def write_to(self, line: Line) -> None:
+        """Write what is possible at once; raises as Line.write does."""
+        # One call for the interpreter: Ctrl-C cannot come between writing and taking note of how much was written.
+        self._sent.extend(map(line.write, (self._data[self.sent :],)))
+        line.in_doubt = False  # under TLS it can; then this is not reached
+        if len(self._sent) > MANY_WRITES:
+            self._sent = [self.sent]
+
+
+class WebSocketPipe(Pipe):
+    """Messages to and from a server over one WebSocket.
+
+    Threads: the channel's reader runs ``read``, ``epitaph``, ``end_writing`` and ``finish``; the outlet's worker writes
+    control frames.
+    Locks: ``_sending`` is held while frames are written, always acquired with a deadline, after the channel's write
+    lock and before the line's; ``_ending`` is held for a few instructions.
+
+    Args:
+        line: The connection.
+        given: What was agreed in the upgrade.
+        name: For people; without secrets.
+        limit: The longest message in bytes.
+        keepalive: When to ask whether the server is still there.
+        packing: From when on messages are compressed, if that was agreed.
+        silence: Seconds without a byte after which the connection counts as lost; None: silence means nothing.
+        threads: What its thread is called, ``mcp-<threads>-outlet``.
+
+    Attributes:
+        feed: Where events go.
+    """
+
+    kind = "websocket"
+
+    def __init__(
+        self,
+        line: Line,
+        given: Upgraded,
+        name: str,
+        limit: int,
+        keepalive: Keepalive,
+        packing: Packing,
+        silence: float | None = None,
+        threads: str = "websocket",
+    ) -> None:
+        self.name = name
+        self.feed = Feed()
+        self._line = line
+        self._given = given
+        self._limit = limit
+        self._keepalive = keepalive
+        self._packing = packing if given.compression is not None else None
+        self._silence = silence
+        inflater = Inflater(given.compression.goes_on) if given.compression is not None else None
+        self._cutter = frames.FrameCutter(limit, inflater)
+        self._rest = given.rest
+        self._wake, self._ring = os.pipe()  # never written to: it is hung up, for ever, when the pipe is to end
+        self._lost = weakref.finalize(self, _discard, line, self._wake, self._ring)  # Ctrl-C, before anybody has this
+        self._lost.atexit = False
+        self._poll = select.poll()
+        self._poll.register(self._wake, 0)
+        self._polled = 0
+        self._ending = threading.Lock()  # guards _deadline, _ring
+        self._deadline: Deadline | None = None
+        self._heard = time.monotonic()
+        self._asked: float | None = None
+        self._closing: frames.Closing | None = None
+        self._flaw: frames.Flaw | None = None
+        self._why = ""
+        self._broken: OSError | None = None
+        self._sending = threading.RLock()  # guards _outgoing and the write side; an RLock, for let_go
+        self._outgoing = Outgoing()
+        self._controls: tuple[deque[bytes], deque[bytes]] = (deque(maxlen=1), deque(maxlen=1))
+        self._outlet = Lane(f"mcp-{threads}-outlet", backlog=1)
+        self._said_goodbye = False
+
+    # -- reading, on the reader thread --------------------------------------------------------------------------------
+
+    def read(self) -> Sequence[bytes | Overlong]:
+        """Wait for at least one message; an empty answer is the end.
+
+        Raises:
+            RemoteProtocolError: The server broke the protocol.
+            MessageTooLarge: It sends a message far over the limit, or one over it that does not come on.
+        """
+        while self._deadline is None and not self._ended:
+            chunk = self._rest or self._next_chunk()
+            self._rest = b""
+            messages = self._sorted(self._cutter.feed(chunk)) if chunk else []
+            if messages:
+                return messages
+        if self._flaw is not None and self._deadline is None:
+            raise self._flawed(self._flaw)
+        return []
+
+    @property
+    def _ended(self) -> bool:
+        return bool(self._closing or self._flaw or self._why)
+
+    def _next_chunk(self) -> bytes:
+        """Return what comes next; b"" where nothing did yet, or never will."""
+        if not self._line.pending and not self._wait(self._patience()):
+            self._look_at_clock()
+            return b""
+        if self._deadline is not None:
+            return b""
+        try:
+            chunk = self._line.read(READ_BYTES if self._cutter.wanted < READ_BYTES else LARGE_READ_BYTES)
+        except BlockingIOError:
+            return b""
+        except OSError as error:
+            self._broken, self._why = error, "broke"
+            return b""
+        if not chunk:
+            self._why = "ended without a close frame"
+            return b""
+        self._heard, self._asked = time.monotonic(), None
+        return chunk
+
+    def _wait(self, seconds: float) -> bool:
+        """Wait until there is something to read, or to be done; False: nothing came within so many seconds."""
+        if self._polled != self._line.reading:
+            self._polled = self._line.reading
+            self._poll.register(self._line.fileno(), self._polled)
+        return bool(self._poll.poll(min(seconds, POLL_SECONDS) * 1000))
+
+    def _sorted(self, items: list[frames.Item]) -> list[bytes | Overlong]:
+        """Return the messages, and take note of all else."""
+        messages: list[bytes | Overlong] = []
+        for item in items:
+            if isinstance(item, (bytes, Overlong)):
+                messages.append(item)
+            elif isinstance(item, frames.Ping):
+                self._put_down(frames.PONG, item.payload)
+            elif isinstance(item, frames.Closing):
+                self._closing = item
+            elif isinstance(item, frames.Flaw):
+                self._flaw = item
+        return messages
+
+    # -- whether anybody is there -------------------------------------------------------------------------------------
+
+    def _patience(self) -> float:
+        """Return the seconds until the clock has to be looked at."""
+        due = min(self._next_ping(), self._doomsday())
+        return max(0.0, due - time.monotonic())
+
+    def _next_ping(self) -> float:
+        interval = self._keepalive.interval
+        if interval is None or self._asked is not None:
+            return self._heard + LONGEST_TIMEOUT
+        return self._heard + interval
+
+    def _doomsday(self) -> float:
+        """Return when the connection counts as lost if nothing comes."""
+        ends = [self._heard + LONGEST_TIMEOUT]
+        if self._silence is not None:
+            ends.append(self._heard + self._silence)
+        if self._asked is not None and self._keepalive.timeout is not None:
+            ends.append(self._asked + self._keepalive.timeout)
+        if self._cutter.skipping:
+            ends.append(self._heard + SKIP_SECONDS)
+        return min(ends)
+
+    def _look_at_clock(self) -> None:
+        """Ask whether the server is there, or give it up."""
+        now = time.monotonic()
+        if now >= self._doomsday():
+            if self._cutter.skipping:
+                text = f"a message over max_message_size, which is {self._limit}, that does not come on"
+                self._flaw = frames.Flaw(frames.TOO_BIG, text)
+                return
+            setting = "ping_timeout" if self._asked is not None else "heartbeat_interval"
+            self._why = f"does not answer: nothing came for {now - self._heard:.1f} s ({setting})"
+        elif now >= self._next_ping():
+            self._asked = now
+            self._put_down(frames.PING, os.urandom(4))
+
+    def _put_down(self, opcode: int, payload: bytes) -> None:
+        """Have a control frame written soon, by somebody else."""
+        self._controls[opcode == frames.PONG].append(payload)
+        self._outlet.offer(self._write_controls)  # False: the outlet, or the next who writes, will find it
+
+    # -- writing ------------------------------------------------------------------------------------------------------
+
+    def write(self, data: bytes, deadline: Deadline) -> None:
+        """Write one message; what was left half written goes first."""
+        whole = self._framed(data)
+        try:
+            if not self._sending.acquire(timeout=deadline.remaining):
+                raise MCPTimeoutError("a control frame is still being written", may_have_run=False)
+            try:
+                self._write_rest(deadline)
+                self._take_controls(deadline)
+                self._write_message(whole, deadline)
+            finally:
+                self._sending.release()
+        except MCPError:
+            raise
+        except BaseException:
+            let_go(self._sending)
+            if self._line.in_doubt:  # nobody knows how much of a TLS record was written
+                self._line.shut_down()
+            raise
+
+    def _framed(self, data: bytes) -> bytes:
+        packing = self._packing
+        if packing is not None and len(data) >= packing.threshold:
+            packed = deflate(data, packing.level)
+            if len(packed) < len(data):
+                return frames.frame(frames.TEXT, packed, os.urandom(4), packed=True)
+        return frames.frame(frames.TEXT, data, os.urandom(4))
+
+    def _write_message(self, whole: bytes, deadline: Deadline) -> None:
+        self._outgoing = message = Outgoing(whole)
+        try:
+            self._write_rest(deadline)
+        except BaseException as error:
+            if not message.sent and not self._line.holds:
+                self._outgoing = Outgoing()
+            elif isinstance(error, MCPTimeoutError):
+                text = f"{message.sent} of {message.size} bytes written, the server reads no more"
+                raise MCPTimeoutError(text) from error
+            raise
+
+    def _write_rest(self, deadline: Deadline, wake: bool = True) -> None:
+        """Write what is to go out, however far it has come."""
+        message = self._outgoing
+        if message.sent or self._line.holds:  # left half written: the system may have a little room, which is not for what comes behind
+            self._await_room(deadline, wake)
+        while message.sent < message.size:
+            try:
+                message.write_to(self._line)
+            except BlockingIOError:
+                self._await_room(deadline, wake)
+            except OSError as error:
+                self._outgoing = Outgoing()
+                self._line.shut_down()  # nothing that came later could be understood
+                why = error.strerror or type(error).__name__
+                raise MCPConnectionError(f"the connection to {self.name} is broken ({why})") from error
+        self._outgoing = Outgoing()
+
+    def _await_room(self, deadline: Deadline, wake: bool) -> None:
+        line = self._line
+        if not await_line(line, line.writing, deadline, "the server does not read", self._wake if wake else -1):
+            raise MCPConnectionError("the connection is closed")
+
+    def _take_controls(self, deadline: Deadline, wake: bool = True) -> None:
+        """Write the control frames that were put down; under ``_sending``, when nothing is half written."""
+        for opcode, payloads in zip((frames.PING, frames.PONG), self._controls, strict=True):
+            while payloads:
+                self._outgoing = Outgoing(frames.frame(opcode, payloads.popleft(), os.urandom(4)))
+                self._write_rest(deadline, wake)
+
+    def _write_controls(self) -> None:
+        """Write control frames on the outlet; waits as long as the server does not read, or until the end."""
+        forever = Deadline(LONGEST_TIMEOUT)
+        if not self._sending.acquire(timeout=POLL_SECONDS):  # who has it ends by its deadline, or at the end
+            return
+        try:
+            self._write_rest(forever)
+            self._take_controls(forever)
+        except MCPError:
+            pass  # the reader hears of it by itself
+        finally:
+            self._sending.release()
+
+    # -- the end ------------------------------------------------------------------------------------------------------
+
+    def hang_up(self, deadline: Deadline) -> None:
+        """Wake whoever reads or writes; saying goodbye has until the deadline, at most CLOSE_SECONDS."""
+        with self._ending:
+            seconds = CLOSE_SECONDS if self._flaw is None else FLAWED_SECONDS
+            ours = deadline.sooner(min(deadline.remaining * 0.8, seconds))
+            if self._deadline is None or ours.at < self._deadline.at:
+                self._deadline = ours
+            ring, self._ring = self._ring, -1
+        if ring >= 0:
+            self._lost.detach()  # whoever hangs up sees to the rest
+            os.close(ring)
+
+    def epitaph(self) -> MCPConnectionError:
+        """Say why the stream ended."""
+        closing = self._closing
+        details = self.explain()
+        if closing is not None:
+            error: MCPConnectionError = ClosedByServer(
+                f"{self.name} closed the connection with {closing}", closing.code, closing.reason, details=details
+            )
+        elif self._broken is not None:
+            why = self._broken.strerror or type(self._broken).__name__
+            error = MCPConnectionError(f"the connection to {self.name} broke: {why}", details=details)
+            error.__cause__ = self._broken
+        else:
+            error = MCPConnectionError(f"{self.name} {self._why}", details=details)
+        self.feed.emit(Trouble(self.name, "connection_lost", details))
+        return error
+
+    def _flawed(self, flaw: frames.Flaw) -> MCPError:
+        details = self.explain()
+        self.feed.emit(Trouble(self.name, "connection_lost", details))
+        if flaw.code == frames.TOO_BIG:
+            return MessageTooLarge(f"{self.name} sends {flaw.why}", details={**details, "limit": self._limit})
+        return RemoteProtocolError(f"{self.name} breaks the WebSocket protocol: it sends {flaw.why}", details=details)
+
+    def explain(self) -> dict[str, Any]:
+        """Return what is known of the connection: url, subprotocol; code and reason of the server's close."""
+        details: dict[str, Any] = {"url": self.name, "subprotocol": self._given.subprotocol}
+        if self._closing is not None:
+            details.update(code=self._closing.code, reason=self._closing.reason)
+        elif self._flaw is not None:
+            details.update(code=self._flaw.code, reason=self._flaw.why)
+        elif self._why:
+            details.update(code=frames.NO_CLOSE, reason="")
+        return details
+
+    def end_writing(self) -> None:
+        """Say goodbye: a close frame, behind what was left half written."""
+        assert self._deadline is not None
+        patience = Deadline(self._deadline.remaining / 2)
+        if self._why or not self._sending.acquire(timeout=patience.remaining):
+            return
+        try:
+            self._write_rest(patience, wake=False)
+            self._outgoing = Outgoing(frames.frame(frames.CLOSE, self._last_words(), os.urandom(4)))
+            self._write_rest(patience, wake=False)
+            self._said_goodbye = True
+        except MCPError:
+            pass  # then it goes without
+        finally:
+            self._sending.release()
+
+    def _last_words(self) -> bytes:
+        if self._flaw is not None:
+            return frames.close_payload(self._flaw.code, self._flaw.why)
+        if self._closing is not None:
+            return frames.close_payload(self._closing.code)
+        return frames.close_payload(frames.NORMAL)
+
+    def finish(self) -> None:
+        """Wait a moment for the server's close frame and its end of the connection; then close everything."""
+        assert self._deadline is not None
+        if self._said_goodbye:
+            if self._flaw is not None:
+                self._line.say_goodbye()
+            while not self._cutter.over and self._hears_out(self._deadline):
+                pass
+            parting = self._deadline.sooner(PARTING_SECONDS)
+            while self._hears_out(parting):
+                pass
+            self._line.say_goodbye()
+        self._outlet.close(Deadline(OUTLET_SECONDS))
+        wake, self._wake = self._wake, -1  # first: a forked child must not close what has this number by then
+        self._line.close(rudely=not (self._said_goodbye or self._why))
+        os.close(wake)
+
+    def _hears_out(self, patience: Deadline) -> bool:
+        """Read and drop what still comes; False: that was all, or the time is over."""
+        try:
+            if not self._line.pending:
+                await_line(self._line, self._line.reading, patience, "the server does not end the connection")
+            chunk = self._line.read(READ_BYTES)
+        except BlockingIOError:
+            return not patience.expired
+        except (OSError, MCPTimeoutError):
+            return False
+        self._cutter.feed(chunk)
+        return bool(chunk) and not patience.expired
+
+    def disown(self) -> None:
+        """In a forked child: close our copies of the descriptors; the connection is the parent's."""
+        self._lost.detach()
+        self._line.disown()
+        for descriptor in (self._wake, self._ring):
+            if descriptor >= 0:
+                _close_quietly(descriptor)
+        self._ring = -1
+
+
+def _discard(line: Line, *descriptors: int) -> None:
+    """Close what belongs to a connection that is of no use."""
+    line.close(rudely=True)
+    for descriptor in descriptors:
+        _close_quietly(descriptor)
+
+
+def _close_quietly(descriptor: int) -> None:
+    try:
+        os.close(descriptor)
+    except OSError:
+        pass
