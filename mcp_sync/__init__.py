@@ -23,6 +23,7 @@ _HOMES = {
     "exceptions": (
         "AuthError",
         "CircuitOpen",
+        "ClosedByServer",
         "ForkedClientError",
         "HTTPStatusError",
         "JSONRPCError",
@@ -48,12 +49,14 @@ _HOMES = {
     "engine.caller": ("CallFuture",),
     "protocol.messages": ("Notification",),
     "transports.custom": ("CustomTransport",),
+    "transports.docker": ("DockerTransport",),
     "transports.http": ("HttpTransport", "StreamableHTTPTransport"),
     "transports.memory": ("MemoryTransport",),
     "transports.session": ("MCPSession",),
     "transports.sse": ("SSETransport", "SseTransport"),
     "transports.stdio": ("EnhancedStdioTransport", "StdioTransport"),
     "transports.transport": ("MCPTransport",),
+    "transports.websocket": ("WebSocketTransport",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -70,6 +73,7 @@ if TYPE_CHECKING:
     from .engine.caller import CallFuture as CallFuture
     from .exceptions import AuthError as AuthError
     from .exceptions import CircuitOpen as CircuitOpen
+    from .exceptions import ClosedByServer as ClosedByServer
     from .exceptions import ForkedClientError as ForkedClientError
     from .exceptions import HTTPStatusError as HTTPStatusError
     from .exceptions import JSONRPCError as JSONRPCError
@@ -89,6 +93,7 @@ if TYPE_CHECKING:
     from .exceptions import TooManyRequests as TooManyRequests
     from .protocol.messages import Notification as Notification
     from .transports.custom import CustomTransport as CustomTransport
+    from .transports.docker import DockerTransport as DockerTransport
     from .transports.http import HttpTransport as HttpTransport
     from .transports.http import StreamableHTTPTransport as StreamableHTTPTransport
     from .transports.memory import MemoryTransport as MemoryTransport
@@ -98,6 +103,7 @@ if TYPE_CHECKING:
     from .transports.stdio import EnhancedStdioTransport as EnhancedStdioTransport
     from .transports.stdio import StdioTransport as StdioTransport
     from .transports.transport import MCPTransport as MCPTransport
+    from .transports.websocket import WebSocketTransport as WebSocketTransport
 else:
 
     def __getattr__(name):

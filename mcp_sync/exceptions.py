@@ -9,6 +9,7 @@
         MCPConnectionError                  it never started, or stopped before the answer
           ForkedClientError                 this process is a fork of the one that connected
           SessionExpired                    the server has forgotten the session; it did not run the request
+          ClosedByServer(.code, .reason)    the server closed a WebSocket, with a code
         MCPTimeoutError (TimeoutError)      the deadline passed
         HTTPStatusError(.status)            an HTTP status that is an error, or makes no sense there
           AuthError                         401, 403, 407
@@ -24,8 +25,9 @@
 
 ``details`` is a plain dict of what is known: ``transport``, ``server``, ``method``, ``phase`` (connect, send, wait,
 parse), ``elapsed`` and ``limit`` in seconds, ``exit_status``, ``stderr``; over HTTP ``url`` (without secrets),
-``status``, ``content_type`` and ``body``, the beginning of what came. ``may_have_run`` answers "is a repeat safe?":
-False (nothing of the request left this process), True (the server answered), None (nobody can know).
+``status``, ``content_type`` and ``body``, the beginning of what came; of a WebSocket ``code`` and ``reason`` of its
+close. ``may_have_run`` answers "is a repeat safe?": False (nothing of the request left this process), True (the server
+answered), None (nobody can know).
 """
 
 from __future__ import annotations
@@ -141,6 +143,32 @@ class ForkedClientError(MCPConnectionError):
 
 class SessionExpired(MCPConnectionError):
     """The server has forgotten the session (HTTP 404), and did not run the request: ``may_have_run`` is False."""
+
+
+class ClosedByServer(MCPConnectionError):
+    """The server closed a WebSocket.
+
+    Args:
+        message: What happened and what to try.
+        code: Why: a number (RFC 6455, 7.4), such as 1001: it is going away; 1008: a policy of its; 1011: it failed;
+            1012: it restarts; 1013: later, please; those from 3000 on are the server's own.
+        reason: Why, in its own words; perhaps empty.
+        details: As MCPError.
+        may_have_run: As MCPError.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        code: int,
+        reason: str = "",
+        *,
+        details: Mapping[str, Any] | None = None,
+        may_have_run: bool | None = None,
+    ) -> None:
+        super().__init__(message, details=details, may_have_run=may_have_run)
+        self.code = code
+        self.reason = reason
 
 
 class MCPTimeoutError(MCPTransportError, TimeoutError):

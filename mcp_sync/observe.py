@@ -95,6 +95,32 @@ class ProcessEnded:
 
 
 @dataclass(frozen=True, slots=True)
+class ContainerStarted:
+    """A container was started."""
+
+    server: str
+    container: str
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerEnded:
+    """A container is gone; ``status`` is its exit code, None where nobody can know."""
+
+    server: str
+    container: str
+    status: int | None
+    out_of_memory: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Restarted:
+    """A server that had ended by itself is started for the ``attempt``-th time in a row."""
+
+    server: str
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
 class Retried:
     """A call failed with an error of such a type, and is repeated for the ``attempt``-th time after so many seconds."""
 
@@ -133,7 +159,7 @@ class Trouble:
 
 Event: TypeAlias = (
     "Connecting | Connected | Disconnected | Called | Finished | Unreadable | Ignored | ProcessStarted | ProcessEnded"
-    " | Retried | CircuitChanged | Streaming | Trouble"
+    " | ContainerStarted | ContainerEnded | Restarted | Retried | CircuitChanged | Streaming | Trouble"
 )
 Observer: TypeAlias = "Callable[[Event], None]"
 

@@ -182,6 +182,30 @@ class Shutdown:
 
 
 @dataclass(frozen=True)
+class Grace:
+    """How a container is ended.
+
+    Attributes:
+        seconds: For all of it: closing its stdin, then its stop signal, then SIGKILL.
+    """
+
+    seconds: float = knob("shutdown_timeout", 5.0, seconds)
+
+
+@dataclass(frozen=True)
+class Restart:
+    """How a server that has ended by itself is started again, by the next call.
+
+    Attributes:
+        attempts: How often in a row; one that has run for a minute starts a new row. 0 never.
+        delay: Seconds between two starts, at least.
+    """
+
+    attempts: int = knob("max_restarts", 0, whole(0))
+    delay: float = knob("restart_delay", 1.0, seconds)
+
+
+@dataclass(frozen=True)
 class Replies:
     """How replies are read over HTTP.
 
@@ -232,15 +256,57 @@ class Trust:
     Attributes:
         environment: Whether ``http_proxy``, ``no_proxy``, ``REQUESTS_CA_BUNDLE`` ... are looked at, once, when
             connecting. A loopback address is never reached through a proxy, and ``~/.netrc`` is never read.
-        check_origin: Whether an endpoint that the server names has to be on its own origin, or an allowed one.
-        origins: Further origins that it may name; no credentials are sent there.
-        redirects: How many redirects (307 and 308, on the same origin) are followed.
+        check_origin: Whether an endpoint that the server names, or where a redirect leads, has to be on the server's
+            own origin, or an allowed one.
+        origins: Further origins; no credentials, session or cookies are sent there.
+        redirects: How many redirects (307 and 308, which keep the method) are followed.
     """
 
     environment: bool = knob("trust_env", True, flag)
     check_origin: bool = knob("validate_origin", True, flag)
     origins: tuple[str, ...] = knob("allowed_origins", (), names)
     redirects: int = knob("max_redirects", 5, whole(0))
+
+
+@dataclass(frozen=True)
+class Detours(Trust):
+    """Which other places a WebSocket transport may turn to: a redirect that answers the upgrade may name them.
+
+    Attributes:
+        environment: Whether ``https_proxy``, ``no_proxy`` ... are looked at, once, when connecting. A loopback address
+            is never reached through a proxy.
+        check_origin: Whether a redirect has to lead to the server's own origin, or an allowed one.
+        origins: Further origins that it may lead to; no credentials are sent there.
+        redirects: How many redirects are followed.
+    """
+
+    environment: bool = knob("trust_env", False, flag)
+
+
+@dataclass(frozen=True)
+class SocketBuffers:
+    """How much a socket holds for us; None leaves it to the system, which fits it to the connection.
+
+    Attributes:
+        send: Bytes that were written and are not yet with the other side.
+        receive: Bytes that have come and were not read yet.
+    """
+
+    send: int | None = knob("send_buffer_size", None, optional(whole(1024)))
+    receive: int | None = knob("receive_buffer_size", None, optional(whole(1024)))
+
+
+@dataclass(frozen=True)
+class Keepalive:
+    """How it is found out that the other end of a silent connection is no longer there.
+
+    Attributes:
+        interval: Seconds of silence after which it is asked (a ping); None: it is never asked.
+        timeout: Seconds of silence after that, and the connection counts as lost; None: it never does.
+    """
+
+    interval: float | None = knob("ping_interval", 20.0, optional(number(0.01, LONGEST_TIMEOUT)))
+    timeout: float | None = knob("ping_timeout", 20.0, optional(number(0.01, LONGEST_TIMEOUT)))
 
 
 @dataclass(frozen=True)
@@ -256,10 +322,13 @@ class Sessions:
 
 @dataclass(frozen=True)
 class Packing:
-    """Whether requests are compressed. Replies may be, always: gzip, deflate, and what else is installed.
+    """Whether what is sent is compressed.
+
+    Over HTTP those are the requests; replies may be, always: gzip, deflate, and what else is installed. Over WebSocket
+    it is offered to the server for both directions (permessage-deflate), and done where the server agrees.
 
     Attributes:
-        on: Whether requests are sent as gzip. Not every server takes that.
+        on: Whether requests are sent as gzip, which not every server takes; or compression is offered.
         threshold: Bytes from which on they are.
         level: 1 (fast) to 9 (small).
     """
@@ -276,12 +345,21 @@ class Reconnect:
     Attributes:
         interval: Seconds between two attempts; doubles with each, up to 30.
         attempts: How many in a row; 0 never reconnects.
-        heartbeat: Seconds of silence after which a stream counts as lost; None: silence means nothing.
     """
 
     interval: float = knob("reconnect_interval", 1.0, seconds)
     attempts: int = knob("max_reconnects", 5, whole(0))
-    heartbeat: float | None = knob("heartbeat_interval", None, optional(seconds))
+
+
+@dataclass(frozen=True)
+class Heartbeat:
+    """How long a stream of events may be silent.
+
+    Attributes:
+        seconds: After so many the connection counts as lost; None: silence means nothing.
+    """
+
+    seconds: float | None = knob("heartbeat_interval", None, optional(number(0.01, LONGEST_TIMEOUT)))
 
 
 @dataclass(frozen=True)
@@ -396,14 +474,25 @@ def unexpected_keyword(owner: str, keyword: str, known: Iterable[str]) -> str:
     return f"{owner}() got an unexpected keyword argument {keyword!r}{hint}"
 
 
-def with_knobs(*kinds: type[Any]) -> Callable[[C], C]:
-    """Decorate a class whose constructor ends in ``**knobs``: its signature then lists every keyword."""
+def with_knobs(
+    *kinds: type[Any], passed_on_to: type[Any] | None = None, without: Sequence[str] = ()
+) -> Callable[[C], C]:
+    """Decorate a class whose constructor ends in ``**knobs``: its signature then lists every keyword.
+
+    Args:
+        kinds: The policies whose keywords it takes.
+        passed_on_to: A parent whose own keywords it takes as well.
+        without: All but these.
+    """
 
     def decorate(cls: C) -> C:
         signature = inspect.signature(cls.__init__)  # type: ignore[misc]  # decorates classes, no instances
         own = [p for name, p in signature.parameters.items() if name != "self" and p.kind is not p.VAR_KEYWORD]
+        whole = inspect.signature(passed_on_to.__init__).parameters if passed_on_to is not None else {}
+        known = {parameter.name for parameter in own} | {*without}
+        passed = [p for p in whole.values() if p.kind is p.KEYWORD_ONLY and p.name not in known]
         extra = [_parameter(part) for kind in kinds for part in fields(kind)]
-        cls.__signature__ = signature.replace(parameters=[*own, *extra])  # type: ignore[attr-defined]
+        cls.__signature__ = signature.replace(parameters=[*own, *passed, *extra])  # type: ignore[attr-defined]
         return cls
 
     return decorate

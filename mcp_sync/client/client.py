@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
 import sys
 import threading
 import weakref
@@ -27,6 +28,7 @@ from ..transports.transport import CLOSE_SECONDS
 from .asking import Asker
 from .cache import AnswerCache
 from .callbacks import Callbacks, Elicitation, OnLog, OnNotification, Roots, Sampling
+from .config import choose, merged
 from .questions import (
     OnProgress,
     any_question,
@@ -63,9 +65,9 @@ class Client:
     Locks: ``_lock``, held for a few instructions; ``_connecting``, held while connecting, acquired with the deadline.
 
     Args:
-        target: A URL (``https://host/mcp``), a command as a list (``["python", "server.py"]``), the path of a server
-            script (``.py``, ``.js``), a transport, an object that passes messages (``mcp_sync.transports.objects``), or
-            one with ``serve(channel)``.
+        target: A URL (``https://host/mcp``, ``docker://image?env=NAME=value``), a command as a list
+            (``["python", "server.py"]``), the path of a server script (``.py``, ``.js``), a transport, an object that
+            passes messages (``mcp_sync.transports.objects``), or one with ``serve(channel)``.
         timeout: Seconds that any call may take unless told otherwise; None means the transport's, 30 by default.
         sampling: Answers ``sampling/createMessage``: given its params as a model, returns the text, or a
             CreateMessageResult.
@@ -110,6 +112,31 @@ class Client:
         self._level = one_of("log_level", log_level, LOG_LEVELS)
         self._caching = flag("enable_response_caching", enable_response_caching)
         self._revive()
+
+    @classmethod
+    def from_config(
+        cls,
+        source: str | os.PathLike[str] | Mapping[str, Any],
+        name: str,
+        *,
+        inputs: Mapping[str, str] | None = None,
+        **keywords: Any,
+    ) -> Self:
+        """Return a client of a server that a configuration file names (``mcp_sync.client.config``).
+
+        Args:
+            source: The path of a file with ``mcpServers`` or VS Code's ``servers``, or what it would hold.
+            name: The server's name in it.
+            inputs: Values for ``${input:id}``.
+            **keywords: Those of Client and of the transport; they win over what the file says.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: It cannot be read, it has no such server, or the entry makes no sense; the text names the field.
+            TypeError: A keyword makes no sense.
+        """
+        choice, said = choose(source, name, inputs or {})
+        return cls(choice, **merged(said, keywords))
 
     def _revive(self) -> None:
         """Be as new: at first, and in a forked child, where locks may be held by nobody."""

@@ -7,6 +7,7 @@ import pathlib
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from inspect import signature
 from typing import Any
 
@@ -18,6 +19,19 @@ from ..transports.transport import MCPTransport
 
 _HOST_AND_PORT = re.compile(r"[\w.-]+:\d{1,5}(?:/|\Z)")
 _INTERPRETERS = {".py": [sys.executable], ".js": ["node"], ".mjs": ["node"]}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A target whose kind is known: what an entry of a configuration file means.
+
+    Attributes:
+        kind: ``stdio``, ``docker``, ``http`` (finds out what is spoken), ``streamable`` or ``sse``.
+        what: The command, the image, or the URL.
+    """
+
+    kind: str
+    what: Any
 
 
 def transport_to(target: Any, knobs: Mapping[str, Any], own: Iterable[str]) -> MCPTransport:
@@ -46,6 +60,8 @@ def transport_to(target: Any, knobs: Mapping[str, Any], own: Iterable[str]) -> M
 
 def _kind_of(target: Any) -> tuple[Any, Any]:
     """Return the class of the transport, and its first argument."""
+    if isinstance(target, Choice):
+        return _chosen(target)
     if isinstance(target, str) and target.lower().startswith(("http:", "https:")):
         from ..transports.http import UrlTransport
 
@@ -74,6 +90,22 @@ def _kind_of(target: Any) -> tuple[Any, Any]:
         f"Client() cannot connect to {target!r} ({type(target).__name__}); give a URL, a command as a list "
         "(['python', 'server.py']), the path of a server script, or a transport"
     )
+
+
+def _chosen(choice: Choice) -> tuple[Any, Any]:
+    if choice.kind == "docker":
+        from ..transports.docker import DockerTransport
+
+        return DockerTransport, choice.what
+    if choice.kind == "streamable":
+        from ..transports.http import StreamableHTTPTransport
+
+        return StreamableHTTPTransport, choice.what
+    if choice.kind == "sse":
+        from ..transports.sse import SSETransport
+
+        return SSETransport, choice.what
+    return _kind_of(choice.what)
 
 
 def _keywords_of(kind: Any, wanted: Iterable[str]) -> set[str]:

@@ -33,8 +33,9 @@ LONGEST_INTERVAL = 30.0
 CLOSE_SECONDS = 5.0
 """How long closing a connection may take that another has replaced."""
 
-Dial = Callable[[Handler | None, str, Deadline], Caller]
-"""Connects and negotiates: given the handler, the version that the other side spoke the last time, and a deadline."""
+Dial = Callable[[Handler | None, str, Callable[[Caller], object], Deadline], Caller]
+"""Connects and negotiates: given the handler, the version that the other side spoke the last time, whom to give the
+connection as soon as there is something to close, and a deadline."""
 
 
 class Ear(Handler):
@@ -124,7 +125,8 @@ class Reconnecting(Caller):
         self._closing = threading.Event()
         self._renew_locks()
         self._ended = ended
-        self._caller = dial(self._ear, "", deadline)
+        self._opening: Caller | None = None
+        self._caller = dial(self._ear, "", self._note_opening, deadline)
         tell_of_forks(self)
 
     def _renew_locks(self) -> None:
@@ -207,7 +209,7 @@ class Reconnecting(Caller):
         pause = self._policy.interval
         for attempt in range(max(1, self._policy.attempts)):
             try:
-                return self._dial(ear, version, deadline)
+                return self._dial(ear, version, self._note_opening, deadline)
             except MCPConnectionError:
                 if attempt + 1 >= self._policy.attempts or pause >= deadline.remaining:
                     raise
@@ -215,6 +217,11 @@ class Reconnecting(Caller):
                 break
             pause = min(pause * 2, LONGEST_INTERVAL)
         raise MCPConnectionError(f"the connection to {self.name} is closed", details={"phase": "closed"})
+
+    def _note_opening(self, caller: Caller) -> None:
+        self._opening = caller
+        if self._closing.is_set():
+            caller.hang_up(Deadline(CLOSE_SECONDS))
 
     def _close_retired(self, deadline: Deadline, all_of_them: bool = False) -> None:
         """Close connections that were replaced, once the calls that are still under way there are over."""
@@ -236,6 +243,10 @@ class Reconnecting(Caller):
             log.warning("%s: after reconnecting, the server could not be told all: %s", self.name, error)
         finally:
             self._telling.now = False
+
+    def is_on(self, caller: Caller) -> bool:
+        """Tell whether this is its connection now."""
+        return self._caller is caller
 
     # -- as the connection is -----------------------------------------------------------------------------------------
 
@@ -290,14 +301,14 @@ class Reconnecting(Caller):
     def hang_up(self, deadline: Deadline) -> None:
         """Begin to end it, and wait for nothing."""
         self._closing.set()
-        self._caller.hang_up(deadline)
+        for caller in {self._opening, self._caller} - {None}:
+            caller.hang_up(deadline)  # type: ignore[union-attr]
 
     def close(self, deadline: Deadline) -> None:
         """End it. Idempotent."""
         self._closing.set()
-        with self._lock:
-            caller = self._caller
-        caller.close(deadline)
+        for caller in {self._opening, self._caller} - {None}:
+            caller.close(deadline)  # type: ignore[union-attr]
         self._close_retired(deadline, all_of_them=True)
         self._ended(deadline)
 

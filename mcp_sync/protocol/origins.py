@@ -115,7 +115,8 @@ def check_url(url: object, schemes: Sequence[str], name: str = "url") -> str:
         hint = f"; did you mean {_shown(_guess(text, schemes))}?" if text else ""
         raise ValueError(f"{name} {_shown(text)} does not begin with {_listed(schemes)}{hint}")
     if scheme is not None and scheme not in schemes:
-        raise ValueError(f"{name} {_shown(text)} must begin with {_listed(schemes)}")
+        hint = f"; did you mean {_shown(_twin(text, schemes))}?" if scheme in PORTS else ""
+        raise ValueError(f"{name} {_shown(text)} must begin with {_listed(schemes)}{hint}")
     _read(text, name)
     return text
 
@@ -130,6 +131,12 @@ def _guess(text: str, schemes: Sequence[str]) -> str:
     port = 80 if place and is_loopback(place[1]) else 443  # nobody encrypts to himself
     scheme = next((one for one in schemes if PORTS.get(one) == port), schemes[0])
     return f"{scheme}://{rest}"
+
+
+def _twin(text: str, schemes: Sequence[str]) -> str:
+    """Return a URL with the scheme among these that has the port, and the secrecy, of its own."""
+    scheme, _, rest = text.partition("://")
+    return f"{next((one for one in schemes if PORTS.get(one) == PORTS[scheme.lower()]), schemes[0])}://{rest}"
 
 
 def _shown(url: str) -> str:

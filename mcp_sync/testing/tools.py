@@ -83,6 +83,7 @@ class Collector:
         self._ended = threading.Event()
         self.ends: list[MCPError] = []
         self.losses: list[tuple[RequestId | None, MCPError]] = []
+        self._lost: queue.Queue[tuple[RequestId | None, MCPError]] = queue.Queue()
         self.threads: set[str] = set()
 
     def received(self, message: Message) -> None:
@@ -94,6 +95,7 @@ class Collector:
     def lost(self, request_id: RequestId | None, error: MCPError) -> None:
         """Keep it."""
         self.losses.append((request_id, error))
+        self._lost.put((request_id, error))
 
     def closed(self, error: MCPError) -> None:
         """Keep it."""
@@ -103,6 +105,10 @@ class Collector:
     def next(self, patience: float = PATIENCE) -> Message:
         """Return the next message, of whatever kind."""
         return self._items.get(timeout=patience)
+
+    def loss(self, patience: float = PATIENCE) -> tuple[RequestId | None, MCPError]:
+        """Return which request's answer is lost, and why, waiting for it."""
+        return self._lost.get(timeout=patience)
 
     def answer(self, request_id: RequestId, patience: float = PATIENCE) -> Result | Failure:
         """Return the answer to a request; what comes before it is forgotten."""

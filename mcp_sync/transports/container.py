@@ -36,6 +36,8 @@ VERDICT_SECONDS = 0.7
 """How long the engine is asked after the end of the streams how the container ended."""
 REMOVE_SECONDS = 2.0
 """How long removing the container may take at least, or it would stay."""
+DEAF_SECONDS = 0.3
+"""How long a server that does not read its stdin may take to see that it has ended, before the signal."""
 SIGNALS = {137: "killed by SIGKILL", 139: "killed by SIGSEGV", 143: "ended by SIGTERM", 134: "killed by SIGABRT"}
 """What an exit code of 128 and more means to a shell and to Docker."""
 
@@ -212,6 +214,7 @@ class ContainerPipe(Pipe):
         self._lines = LineSplitter(limit)
         self._outgoing = Outgoing()
         self._torn = False
+        self._stalled = False
         self._streaming = True
         self._verdict: Verdict | None = None
         self._poll = select.poll()
@@ -294,10 +297,12 @@ class ContainerPipe(Pipe):
         while message.sent < message.size:
             if self._torn:
                 raise MCPConnectionError("the write of a message was interrupted, and nobody knows where")
+            while self._stalled:  # a socket takes a little more long before it says that there is room
+                self._await_room(deadline)
             try:
                 self._attachment.send(message)
             except BlockingIOError:
-                self._await_room(deadline)
+                self._stalled = True
             except OSError as error:
                 self._outgoing = Outgoing()
                 raise MCPConnectionError(f"the container's stdin is closed ({error.strerror or error})") from error
@@ -312,6 +317,7 @@ class ContainerPipe(Pipe):
         ready = {descriptor for descriptor, _ in room.poll(min(deadline.remaining, POLL_SECONDS) * 1000)}
         if self._wake in ready:
             raise MCPConnectionError("the connection is closed")
+        self._stalled = not ready
         if not ready and deadline.expired:
             raise MCPTimeoutError("the server does not read its stdin", may_have_run=False)
 
@@ -380,7 +386,8 @@ class ContainerPipe(Pipe):
     def _climb_down(self) -> None:
         """Give the server time to go by itself, then its stop signal; removing it is what kills."""
         assert self._deadline is not None
-        if self._attachment.half_closes and not self._outlives(Deadline(self._deadline.remaining / 2)):
+        patience = min(self._deadline.remaining / 2, DEAF_SECONDS if self._stalled else POLL_SECONDS)
+        if self._attachment.half_closes and not self._outlives(Deadline(patience)):
             return
         if not self._deadline.expired:
             verdict = self._container.look(self._deadline)

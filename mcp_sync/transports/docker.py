@@ -10,7 +10,7 @@ import shlex
 import sys
 import threading
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import unquote
@@ -324,17 +324,21 @@ class DockerTransport(MCPTransport):
         if not policy.attempts:
             return self._begin(introduction, deadline)
         row = _Row(policy, self.name)
-        begun: list[Caller] = []
+        later = replace(introduction, handler=None, opened=None, meanwhile=None)  # keeps nothing that the user holds
+        firsts = [introduction]
         lane = Lane("mcp-docker-events")
         feed = Feed(self._observers, lane.offer)
 
-        def dial(handler: Handler | None, version: str, deadline: Deadline) -> Caller:
-            if not begun:
+        def dial(
+            handler: Handler | None, version: str, opened: Callable[[Caller], object], deadline: Deadline
+        ) -> Caller:
+            if firsts:
                 row.begin()
-                begun.append(self._begin(replace(introduction, handler=handler), deadline))
-                return begun[0]
+                caller = self._begin(replace(firsts[0], handler=handler), deadline)
+                firsts.clear()
+                return caller
             feed.emit(Restarted(self.name, row.next(deadline)))
-            again = replace(introduction, handler=handler, expected=version or None, opened=None, meanwhile=None)
+            again = replace(later, handler=handler, opened=opened, expected=version or None)
             return converse(self.dial(deadline), again, self._policies[Limits], deadline)
 
         once = Reconnect(interval=policy.delay, attempts=1)

@@ -5,6 +5,7 @@ Also how a reply is judged: which status means what, how much of a body is read,
 
 from __future__ import annotations
 
+import gzip
 import threading
 import time
 from collections import OrderedDict
@@ -23,7 +24,7 @@ from ..exceptions import (
     RemoteProtocolError,
     ServerError,
 )
-from ..policies import Replies
+from ..policies import Packing, Replies
 from ..protocol.headers import media_type, retry_after
 from ..protocol.messages import Failure, Malformed, RequestId, decode
 from ..protocol.redact import redact_url
@@ -32,8 +33,8 @@ from .web import Exchange, Reply
 
 JSON, EVENTS, LINES = "application/json", "text/event-stream", ("application/x-ndjson", "application/jsonl")
 
-ERROR_BYTES = 1 << 16
-"""How much of the body of an error is read."""
+ERROR_BYTES, ERROR_SECONDS = 1 << 16, 0.5
+"""How much of the body of an error is read, and how long: its status says the most."""
 SHOWN_BYTES = 200
 """How much of it is shown."""
 DRAIN_SECONDS, DRAIN_BYTES = 0.02, 1 << 16
@@ -97,14 +98,15 @@ class Cursor:
         self.fruitless = 0
         self._retry = 0.0
         self._seen: OrderedDict[str, None] = OrderedDict()
+        self._before: set[str] = set()
 
     def takes(self, event: Event) -> bool:
-        """Take note of an event; False: it has been handled already."""
+        """Take note of an event; False: it is one that came before the stream was opened again."""
         if event.retry is not None:
             self._retry = event.retry / 1000
         if event.id is None:
             return True
-        if event.id in self._seen:
+        if event.id in self._before:
             return False
         self.last_id = event.id or None
         if event.id:
@@ -115,6 +117,7 @@ class Cursor:
 
     def pause(self, least: float = LEAST_PAUSE) -> float:
         """Return the seconds to wait before opening it again: what the server said, and longer each time in vain."""
+        self._before = set(self._seen)
         patience = min(LONGEST_PAUSE, least * 2.0 ** min(self.fruitless, 20))
         self.fruitless += 1
         return max(self._retry, patience)
@@ -153,18 +156,30 @@ def read_whole(
     return b"".join(pieces) if len(pieces) != 1 else pieces[0]
 
 
+def compressed(body: bytes, packing: Packing) -> tuple[bytes, dict[str, str]]:
+    """Return the body of a request as it is to be sent, and the header that says so."""
+    if not packing.on or len(body) < packing.threshold:
+        return body, {}
+    return gzip.compress(body, packing.level, mtime=0), {"Content-Encoding": "gzip"}
+
+
 def length_of(reply: Reply) -> int | None:
     """Return how long the server says the body is; None where it does not, or what it says is of no use."""
     text = reply.headers.get("Content-Length", "")
     encoded = reply.headers.get("Content-Encoding", "identity") not in ("", "identity")
-    return int(text) if text.isdigit() and len(text) < 19 and not encoded else None
+    return int(text[:18]) if text.isascii() and text.isdigit() and not encoded else None
 
 
 def read_start(reply: Reply) -> bytes:
-    """Return the beginning of a body, for an error; whatever goes wrong, what has come until then."""
-    start = b""
+    """Return the beginning of a body, for an error: what comes soon, whatever goes wrong."""
+    start, patience = b"", Deadline(ERROR_SECONDS)
+    wanted = ERROR_BYTES if media_type(reply.headers.get("Content-Type")) == JSON else SHOWN_BYTES * 4
     try:
-        while len(start) < ERROR_BYTES and (piece := reply.read(ERROR_BYTES - len(start))):
+        while len(start) < wanted and not patience.expired:
+            reply.hurry(patience.remaining)
+            piece = reply.read(wanted - len(start))
+            if not piece:
+                break
             start += piece
     except MCPError:
         pass

@@ -96,7 +96,6 @@ class WebSocketPipe(Pipe):
         limit: The longest message in bytes.
         keepalive: When to ask whether the server is still there.
         packing: From when on messages are compressed, if that was agreed.
-        silence: Seconds without a byte after which the connection counts as lost; None: silence means nothing.
         threads: What its thread is called, ``mcp-<threads>-outlet``.
 
     Attributes:
@@ -113,7 +112,6 @@ class WebSocketPipe(Pipe):
         limit: int,
         keepalive: Keepalive,
         packing: Packing,
-        silence: float | None = None,
         threads: str = "websocket",
     ) -> None:
         self.name = name
@@ -123,7 +121,6 @@ class WebSocketPipe(Pipe):
         self._limit = limit
         self._keepalive = keepalive
         self._packing = packing if given.compression is not None else None
-        self._silence = silence
         inflater = Inflater(given.compression.goes_on) if given.compression is not None else None
         self._cutter = frames.FrameCutter(limit, inflater)
         self._rest = given.rest
@@ -227,8 +224,6 @@ class WebSocketPipe(Pipe):
     def _doomsday(self) -> float:
         """Return when the connection counts as lost if nothing comes."""
         ends = [self._heard + LONGEST_TIMEOUT]
-        if self._silence is not None:
-            ends.append(self._heard + self._silence)
         if self._asked is not None and self._keepalive.timeout is not None:
             ends.append(self._asked + self._keepalive.timeout)
         if self._cutter.skipping:
@@ -243,8 +238,7 @@ class WebSocketPipe(Pipe):
                 text = f"a message over max_message_size, which is {self._limit}, that does not come on"
                 self._flaw = frames.Flaw(frames.TOO_BIG, text)
                 return
-            setting = "ping_timeout" if self._asked is not None else "heartbeat_interval"
-            self._why = f"does not answer: nothing came for {now - self._heard:.1f} s ({setting})"
+            self._why = f"does not answer: nothing came for {now - self._heard:.1f} s (ping_timeout)"
         elif now >= self._next_ping():
             self._asked = now
             self._put_down(frames.PING, os.urandom(4))
@@ -299,7 +293,7 @@ class WebSocketPipe(Pipe):
     def _write_rest(self, deadline: Deadline, wake: bool = True) -> None:
         """Write what is to go out, however far it has come."""
         message = self._outgoing
-        if message.sent or self._line.holds:  # left half written: the system may have a little room, which is not for what comes behind
+        if message.sent or self._line.holds:  # left half written: a little room there may be is not for what follows
             self._await_room(deadline, wake)
         while message.sent < message.size:
             try:
@@ -424,7 +418,7 @@ class WebSocketPipe(Pipe):
             self._line.say_goodbye()
         self._outlet.close(Deadline(OUTLET_SECONDS))
         wake, self._wake = self._wake, -1  # first: a forked child must not close what has this number by then
-        self._line.close(rudely=not (self._said_goodbye or self._why))
+        self._line.close(rudely=not (self._cutter.over or self._why))  # or who never reads would never hear of it
         os.close(wake)
 
     def _hears_out(self, patience: Deadline) -> bool:

@@ -17,6 +17,7 @@ from ..exceptions import HTTPStatusError, MCPError
 from ..policies import (
     Breaker,
     Connections,
+    Heartbeat,
     Limits,
     Packing,
     Reconnect,
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
     from .streamable import HttpChannel
 
 HTTP_KINDS = (Limits, Replies, Connections, Trust, Sessions, Packing, Retry, Breaker, Reconnect)
+SSE_KINDS = (Limits, Replies, Connections, Trust, Packing, Retry, Breaker, Reconnect, Heartbeat)
+EITHER_KINDS = (*HTTP_KINDS, Heartbeat)
 
 FALLBACK_STATUSES = frozenset({400, 404, 405})
 """By which a server says that it does not know Streamable HTTP (basic/transports, backwards compatibility)."""
@@ -139,6 +142,7 @@ class StreamableHTTPTransport(NetworkTransport):
     """
 
     transport_type: ClassVar[str] = "http"
+    _kinds: ClassVar[tuple[type[Any], ...]] = HTTP_KINDS
 
     def __init__(
         self,
@@ -161,7 +165,7 @@ class StreamableHTTPTransport(NetworkTransport):
         policies: Sequence[Any] | None = None,
         **knobs: Unpack[HttpKnobs],
     ) -> None:
-        super().__init__(timeout, gather(type(self), HTTP_KINDS, policies, knobs))
+        super().__init__(timeout, gather(type(self), self._kinds, policies, knobs))
         whole = join_url(_one_url(base_url, url), endpoint_path)
         self.url, user, password = without_userinfo(whole)
         userinfo = None if user is None else (user, password or "")
@@ -256,9 +260,11 @@ class StreamableHTTPTransport(NetworkTransport):
             web.close()
 
 
+@with_knobs(*EITHER_KINDS)
 class UrlTransport(StreamableHTTPTransport):
     """Reaches a server at a URL by Streamable HTTP, or by HTTP+SSE where it is that old. What ``Client(url)`` uses."""
 
+    _kinds = EITHER_KINDS
     _older: NetworkTransport | None = None
 
     def converse(self, introduction: Introduction, deadline: Deadline) -> Caller:

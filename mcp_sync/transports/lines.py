@@ -14,12 +14,12 @@ import ssl
 import struct
 import threading
 from collections.abc import Callable
-from typing import Any
 
 from ..deadlines import Deadline
 from ..exceptions import MCPTimeoutError
 from ..policies import SocketBuffers
 from ..protocol.origins import Origin
+from .resolving import look_up
 
 POLL_SECONDS = 3600.0
 """How long one poll may take; its argument is a C int of milliseconds."""
@@ -51,6 +51,10 @@ class Line:
         sock.setblocking(False)
         self.read: Callable[[int], bytes] = sock.recv
         self.write: Callable[[memoryview], int] = sock.send
+
+    def secured(self, context: ssl.SSLContext, host: str) -> SecureLine:
+        """Return a line with TLS on this socket, hands not shaken yet; this one is of no use any more."""
+        return SecureLine(context.wrap_socket(self._sock, do_handshake_on_connect=False, server_hostname=host))
 
     def fileno(self) -> int:
         """Return the descriptor, to be polled."""
@@ -92,7 +96,7 @@ class Line:
 
 
 class SecureLine(Line):
-    """A connected socket with TLS, hands shaken.
+    """A connected socket with TLS.
 
     Locks: ``_lock`` is held for one call into OpenSSL, none of which waits.
     """
@@ -104,6 +108,11 @@ class SecureLine(Line):
         super().__init__(sock)
         self.read = self._read
         self.write = self._write
+
+    def shake_hands(self) -> None:
+        """Go on shaking hands; raises as SSLSocket.do_handshake does where it has to wait."""
+        with self._lock:
+            self._sock.do_handshake()
 
     @property
     def pending(self) -> bool:
@@ -181,32 +190,50 @@ def await_line(line: Line, events: int, deadline: Deadline, doing: str, wake: in
     return True
 
 
-def connect(
-    origin: Origin, buffers: SocketBuffers, context: ssl.SSLContext | None, deadline: Deadline
-) -> Line:
-    """Return a line to a server; the addresses of its host share the time there is.
+def connect(origin: Origin, buffers: SocketBuffers, deadline: Deadline) -> Line:
+    """Return a line in the clear to a server; the addresses of its host share the time there is.
 
     Args:
         origin: The server.
         buffers: The socket's own.
-        context: For TLS; None for none.
-        deadline: For looking up the host, connecting, and shaking hands.
+        deadline: For looking up the host, and connecting.
 
     Raises:
-        OSError: It cannot be reached; ssl.SSLError and socket.gaierror among them.
+        OSError: It cannot be reached; socket.gaierror among them.
         MCPTimeoutError: Not by the deadline.
         TooManyRequests: Too many hosts are being looked up.
     """
-    sock = _connect(origin, buffers, deadline)
+    return Line(_connect(origin, buffers, deadline))
+
+
+def secure(line: Line, context: ssl.SSLContext, host: str, deadline: Deadline) -> SecureLine:
+    """Return the line with TLS, in place of the one given.
+
+    Raises:
+        OSError: Hands could not be shaken; ssl.SSLError among them.
+        MCPTimeoutError: Not by the deadline.
+    """
+    secured = line.secured(context, host)
     try:
-        return Line(sock) if context is None else _secured(sock, context, origin.host, deadline)
+        while True:
+            try:
+                secured.shake_hands()
+                return secured
+            except ssl.SSLWantReadError:
+                events = select.POLLIN
+            except ssl.SSLWantWriteError:
+                events = select.POLLOUT
+            await_line(secured, events, deadline, "hands were not shaken (TLS)")
     except BaseException:
-        sock.close()
+        secured.close(rudely=True)
         raise
 
 
 def _connect(origin: Origin, buffers: SocketBuffers, deadline: Deadline) -> socket.socket:
-    addresses = _addresses(origin, deadline)
+    try:
+        addresses = look_up(origin.host, origin.port, deadline)
+    except TimeoutError as error:
+        raise MCPTimeoutError(str(error), may_have_run=False) from None
     broken: OSError = OSError(f"{origin.host} has no address")
     for number, (family, kind, protocol, _, address) in enumerate(addresses):
         sock = socket.socket(family, kind, protocol)
@@ -226,41 +253,9 @@ def _connect(origin: Origin, buffers: SocketBuffers, deadline: Deadline) -> sock
     raise broken
 
 
-def _addresses(origin: Origin, deadline: Deadline) -> list[Any]:
-    if is_address(origin.host):
-        return list(socket.getaddrinfo(origin.host, origin.port, type=socket.SOCK_STREAM))  # nobody is asked
-    from .web import _look_up
-
-    return _look_up(origin.host, origin.port, deadline)
-
-
-def is_address(host: str) -> bool:
-    """Tell whether a host is an address, not a name."""
-    return ":" in host or host.replace(".", "").isdigit()
-
-
 def _set_options(sock: socket.socket, buffers: SocketBuffers) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for option, size in ((socket.SO_SNDBUF, buffers.send), (socket.SO_RCVBUF, buffers.receive)):
         if size is not None:
             sock.setsockopt(socket.SOL_SOCKET, option, size)
-
-
-def _secured(sock: socket.socket, context: ssl.SSLContext, host: str, deadline: Deadline) -> SecureLine:
-    sock.setblocking(False)
-    secured = context.wrap_socket(sock, do_handshake_on_connect=False, server_hostname=host)
-    try:
-        line = SecureLine(secured)
-        while True:
-            try:
-                secured.do_handshake()
-                return line
-            except ssl.SSLWantReadError:
-                events = select.POLLIN
-            except ssl.SSLWantWriteError:
-                events = select.POLLOUT
-            await_line(line, events, deadline, "hands were not shaken (TLS)")
-    except BaseException:
-        secured.close()
-        raise

@@ -7,6 +7,7 @@ by the transport's own policies; whoever began it, a session or a Client.
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from dataclasses import replace
 
 from ..deadlines import Deadline, as_timeout
@@ -42,23 +43,27 @@ class NetworkTransport(MCPTransport):
 
     def converse(self, introduction: Introduction, deadline: Deadline) -> Caller:
         """Begin a conversation that is fortified by the transport's policies."""
-        limits, introduced = self._policies[Limits], introduction
-        begun: list[Caller] = []
+        limits = self._policies[Limits]
+        # What is kept for later connections must not keep what the user holds: a handler is, and `opened` may be, that.
+        later = replace(introduction, handler=None, opened=None, meanwhile=None, joined=None)
+        firsts, here = [introduction], self._line
 
-        def dial(handler: Handler | None, version: str, deadline: Deadline) -> Caller:
-            by_now = replace(introduced, handler=handler, expected=version or introduced.expected)
-            if not begun:
-                begun.append(self._begin(by_now, deadline))
-                return begun[0]
-            by_now = replace(by_now, opened=None, meanwhile=None, joined=None)
-            return converse(self.dial(deadline), by_now, limits, deadline)
+        def dial(
+            handler: Handler | None, version: str, opened: Callable[[Caller], object], deadline: Deadline
+        ) -> Caller:
+            if firsts:
+                caller = self._begin(replace(firsts[0], handler=handler), deadline)
+                firsts.clear()
+                return caller
+            again = replace(later, handler=handler, opened=opened, expected=version or None)
+            return converse(self.dial(deadline), again, limits, deadline)
 
         lane = Lane(f"mcp-{self.transport_type}-events")
         emit = Feed(self._observers, lane.offer).emit
         policy = self._policies[Reconnect]
 
         def connect() -> Reconnecting:
-            return Reconnecting(introduced.handler, dial, policy, introduced.renewed, deadline, lane.close)
+            return Reconnecting(firsts[0].handler, dial, policy, later.renewed, deadline, lane.close)
 
         try:
             whole = patiently(connect, self._policies[Retry], self.name, deadline, emit)
@@ -66,7 +71,7 @@ class NetworkTransport(MCPTransport):
             lane.close(Deadline(CLOSE_SECONDS))
             raise
         self._conversations.add(whole)
-        if self._line is not None and self._line.peer is begun[0]:
+        if here is not None and here.peer is not None and here is self._line and whole.is_on(here.peer):
             self._begun_here = weakref.ref(whole)
         return fortify(whole, self._policies, self._circuit, emit)
 

@@ -40,8 +40,7 @@ class Passport:
     ) -> None:
         self._headers = dict(headers)
         if userinfo is not None:
-            encoded = base64.b64encode(":".join(userinfo).encode("utf-8")).decode("ascii")
-            self._headers["Authorization"] = f"Basic {encoded}"
+            self._headers["Authorization"] = basic(*userinfo)
         if auth_header is not None:
             self._headers["Authorization"] = auth_header
         self._provider = auth_provider
@@ -110,13 +109,14 @@ class Passport:
         self._refreshing = threading.Lock()  # guards as before
 
 
+def basic(user: str, password: str) -> str:
+    """Return a user and a password as they stand in a header (RFC 7617)."""
+    return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode("ascii")
+
+
 def request_headers(passport: Passport, accept: str) -> dict[str, str]:
     """Return the headers of a request, but for those about its body and its message; raises as Passport.headers."""
-    from .. import __version__
-
-    headers = passport.headers()
-    headers.setdefault("User-Agent", f"mcp-sync/{__version__}")
-    return {**headers, "Accept": accept, "Accept-Encoding": "identity"}
+    return {**passport.headers(), "Accept": accept, "Accept-Encoding": "identity"}
 
 
 def _failed(what: str, error: Exception) -> LocalProtocolError:

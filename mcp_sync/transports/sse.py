@@ -2,7 +2,7 @@
 
 ::
 
-    connect()   -> GET ... event: endpoint ...                 the stream is the connection
+    start()     -> GET ... event: endpoint ...                 mcp-sse-...-reader; the stream is the connection
     Peer.call() -> POST to the endpoint ... 202                the caller's thread
                    ... event: message -> sink                  mcp-sse-...-reader
 
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ..deadlines import Deadline
 from ..engine.caller import Caller
 from ..engine.channel import Channel, Sink, pump
-from ..engine.connect import Introduction
+from ..engine.connect import Introduction, closing_time
 from ..engine.dispatch import Workers, join, start_thread
 from ..engine.interrupts import await_event
 from ..engine.lifetimes import tell_of_forks
@@ -34,8 +34,8 @@ from ..exceptions import (
     RemoteProtocolError,
     TooManyRequests,
 )
-from ..observe import Observers, Trouble, Unreadable
-from ..policies import Connections, Limits, Policies, Reconnect, Replies, Trust, with_knobs
+from ..observe import Observers, Streaming, Trouble, Unreadable
+from ..policies import Connections, Heartbeat, Limits, Packing, Policies, Replies, Trust, with_knobs
 from ..protocol.eras import HANDSHAKE_VERSIONS, Era
 from ..protocol.headers import media_type
 from ..protocol.messages import (
@@ -52,14 +52,28 @@ from ..protocol.messages import (
 from ..protocol.origins import allowed, check_url, resolve, same_origin, without_userinfo
 from ..protocol.redact import redact_url
 from ..protocol.sse import Event, NotText, TooLong
-from .errands import DRAIN_BYTES, DRAIN_SECONDS, EVENTS, JSON, Errand, no_answer, read_start, status_error, trouble
+from .errands import (
+    DRAIN_BYTES,
+    DRAIN_SECONDS,
+    EVENTS,
+    JSON,
+    Errand,
+    compressed,
+    no_answer,
+    read_start,
+    status_error,
+    trouble,
+)
 from .events import EventReader
-from .http import HTTP_KINDS, HttpKnobs, StreamableHTTPTransport
+from .http import SSE_KINDS, HttpKnobs, StreamableHTTPTransport
 from .passport import Passport, request_headers
 from .web import Reply, Web
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
+
+HANDED_OVER = ("session_id", "session_version")
+"""Keywords of StreamableHTTPTransport that mean nothing here."""
 
 _numbers = itertools.count(1)
 
@@ -67,21 +81,19 @@ _numbers = itertools.count(1)
 class SseChannel(Channel):
     """A connection over HTTP+SSE.
 
-    Threads: ``mcp-<name>-reader`` reads the stream, ``-post-<n>`` send requests that nobody waits for, ``-heart``
-    waits for silence where there is a heartbeat. ``send`` blocks until the server has accepted the message, or has
-    answered it; ``close`` until all threads have ended.
+    Threads: ``mcp-<name>-reader`` opens the stream and reads it, ``-post-<n>`` send requests that nobody waits for,
+    ``-heart`` waits for silence where there is a heartbeat. ``send`` blocks until the server has said where to post to,
+    and has accepted the message, or answered it; ``close`` until all threads have ended.
     Locks: ``_lock``, held for a few instructions.
 
     Args:
         web: Makes the requests.
-        stream: The reply that is the stream.
-        reader: What has read it so far.
-        endpoint: Where to post to.
         passport: The headers.
         policies: The transport's.
         name: For people.
         observers: Whom to tell of events.
-        early: What came on the stream right behind the endpoint.
+        deadline: By when the stream has to be open.
+        endpoint: Where to post to; empty: the server says it.
     """
 
     in_order = False
@@ -89,31 +101,35 @@ class SseChannel(Channel):
     def __init__(
         self,
         web: Web,
-        stream: Reply,
-        reader: EventReader,
-        endpoint: str,
         passport: Passport,
         policies: Policies,
         name: str,
         observers: Observers | None,
-        early: list[Event | TooLong | NotText],
+        deadline: Deadline,
+        endpoint: str = "",
     ) -> None:
         limits, connections = policies[Limits], policies[Connections]
         super().__init__(name, "sse", observers, limits.backlog, f"sse-{next(_numbers)}")
         self._web = web
-        self._stream = stream
-        self._reader = reader
         self._endpoint = endpoint
-        self._foreign = not same_origin(endpoint, web.url)
         self._passport = passport
         self._limit = limits.message_size
-        self._piece = policies[Replies].piece
-        self._heartbeat = policies[Reconnect].heartbeat
-        self._early = early
+        self._replies = policies[Replies]
+        self._piece = self._replies.piece
+        self._packing = policies[Packing]
+        self._trust = policies[Trust]
+        self._heartbeat = policies[Heartbeat].seconds
+        self._listening = Errand(deadline)
+        self._stream: Reply | None = None
+        self._reader = EventReader(self._replies.size or limits.message_size)
+        self._unsaid = 0
+        self._early: list[Event | TooLong | NotText] = []
+        self._opened = threading.Event()
+        self._refusal: MCPError | None = None
         self._sink: Sink | None = None
         self._version = ""
         self._lock = threading.Lock()  # guards _errands
-        self._errands: dict[RequestId, Errand] = {}
+        self._errands: dict[object, Errand] = {}
         self._closing = False
         self._forked = False
         self._quiet_since = time.monotonic()
@@ -133,7 +149,7 @@ class SseChannel(Channel):
     @property
     def ending(self) -> bool:
         """Whether nothing can be sent any more."""
-        return self._closing
+        return self._closing or self._refusal is not None
 
     # -- the stream ---------------------------------------------------------------------------------------------------
 
@@ -154,14 +170,97 @@ class SseChannel(Channel):
 
     def _read_all(self, sink: Sink) -> None:
         try:
-            pump(self._messages(), sink)
+            stream = self._open()
+            if self._refusal is None:
+                pump(() if stream is None else self._messages(stream), sink)
         finally:
-            self._closing = True
+            self._closing = self._refusal is None
+            self._opened.set()
             self._drop_all()
             self._over.set()
-            self._stream.close()
+            if self._stream is not None:
+                self._stream.close()
 
-    def _messages(self) -> Iterator[Message]:
+    def _open(self) -> Reply | None:
+        """Open the stream and find out where to post to; None: that failed. Then whoever sends is told why."""
+        try:
+            self._stream = stream = self._get()
+            if not self._endpoint:
+                self._endpoint = self._checked(self._named_endpoint(stream))
+            stream.exchange.unbound()
+        except MCPError as error:
+            if self._closing:
+                return None
+            known = {"transport": self.kind, "server": self.name, "phase": "connect"}
+            self._refusal = error.about("", may_have_run=False, **known)
+            return None
+        self._quiet_since = time.monotonic()
+        self._opened.set()
+        return stream
+
+    def _get(self) -> Reply:
+        deadline = self._listening.deadline
+        assert deadline is not None
+        for last in (False, True):
+            generation = self._passport.generation
+            exchange = self._listening.on(self._web.exchange(deadline))
+            exchange.counted = False
+            reply = self._web.send("GET", self._web.url, request_headers(self._passport, EVENTS), None, exchange)
+            try:
+                kind = media_type(reply.headers.get("Content-Type"))
+                if reply.status == 200 and (kind == EVENTS or not self._replies.check_type):
+                    return reply
+                if reply.status == 401 and not last and self._passport.renew(generation, deadline):
+                    reply.close()
+                    continue
+                start = read_start(reply)
+                if 200 <= reply.status < 300:
+                    raise no_answer(reply, "with no stream of events", start)
+                raise status_error(reply, start)
+            except BaseException:
+                reply.close()
+                raise
+        raise AssertionError  # the last one returned, or raised
+
+    def _named_endpoint(self, stream: Reply) -> str:
+        """Return where to post to, which the first event says; what came right behind it is kept."""
+        while piece := stream.read(self._piece):
+            items = self._reader.feed(piece)
+            for number, item in enumerate(items):
+                if isinstance(item, Event) and item.name == "endpoint" and item.data:
+                    self._early = items[number + 1 :]
+                    return item.data
+                if not isinstance(item, Event) or item.data:
+                    raise no_answer(stream, "its first event is no endpoint", piece[:200])
+        raise MCPConnectionError(f"{self.name}: the stream ended before it named an endpoint")
+
+    def _checked(self, reference: str) -> str:
+        try:
+            url, user, _ = without_userinfo(resolve(self._web.url, reference.strip()))
+        except ValueError as flaw:
+            raise RemoteProtocolError(f"{self.name}: the endpoint makes no sense: {flaw}") from None
+        if user is not None or (self._trust.check_origin and not allowed(url, self._web.url, self._trust.origins)):
+            raise RemoteProtocolError(
+                f"{self.name} names an endpoint on another origin, {redact_url(url)}; if that is right, add its origin "
+                "to allowed_origins",
+                details={"endpoint": redact_url(url)},
+            )
+        return url
+
+    def await_endpoint(self, deadline: Deadline) -> None:
+        """Wait until it is known where to post to.
+
+        Raises:
+            MCPError: It will never be.
+            MCPTimeoutError: The deadline passed.
+        """
+        if not await_event(self._opened, deadline.remaining):
+            raise MCPTimeoutError(f"{self.name} has not said in time where to post to", may_have_run=False)
+        if self._refusal is not None:
+            raise self._refusal.about("", may_have_run=False)
+        self._check_open()
+
+    def _messages(self, stream: Reply) -> Iterator[Message]:
         items, self._early = self._early, []
         while True:
             for item in items:
@@ -171,16 +270,19 @@ class SseChannel(Channel):
                     self._answered(message)
             if not self._reading_on.is_set():
                 await_event(self._reading_on)
-            items = self._reader.feed(self._next_piece())
+            items = self._reader.feed(self._next_piece(stream))
 
-    def _next_piece(self) -> bytes:
+    def _next_piece(self, stream: Reply) -> bytes:
         try:
-            piece = self._stream.read(self._piece)
+            piece = stream.read(self._piece)
         except MCPError as error:
             raise self._end(error) from None
         if not piece:
             raise self._end(MCPConnectionError(f"{self.name}: the server ended the stream"))
         self._quiet_since = time.monotonic()
+        self._unsaid += len(piece)
+        if self._unsaid > self._replies.threshold and self.feed.watched:
+            self.feed.emit(Streaming(self.name, self._unsaid, None))
         return piece
 
     def _end(self, error: MCPError) -> MCPError:
@@ -197,6 +299,7 @@ class SseChannel(Channel):
             return too_large(item.head.partition(b"data:")[2].lstrip(), b"", item.limit)
         if isinstance(item, NotText):
             return Malformed(item.reason, item.head)
+        self._unsaid = 0
         if item.name != "message" or not item.data:
             return None
         message = decode(item.data.encode("utf-8"))
@@ -210,9 +313,10 @@ class SseChannel(Channel):
             self.abandon(message.id)
 
     def _await_silence(self, seconds: float) -> None:
+        await_event(self._opened)
         while not await_event(self._over, max(0.01, self._quiet_since + seconds - time.monotonic())):
             if time.monotonic() - self._quiet_since >= seconds:
-                self._stream.exchange.cut()
+                self._listening.drop()
                 return
 
     def pause(self) -> None:
@@ -230,36 +334,43 @@ class SseChannel(Channel):
     def send(self, message: Message | Mapping[str, Any], deadline: Deadline) -> None:
         """Post one message; raises as Channel.send says, and HTTPStatusError where it is refused."""
         message, body = self._prepared(message)
-        if not isinstance(message, Request):
-            self._post(body, Errand(deadline))
-            return
-        errand = self._enter(message.id, deadline)
-        try:
-            self._post(body, errand)
-        except MCPTimeoutError as late:
-            if late.may_have_run is False:
-                raise  # else the answer may have come all the same
-        except MCPError as error:
-            if not errand.dropped:
-                self._refused(message, error)
-        finally:
-            self._leave(message.id, errand)
+        self._carry(message, body, self._enter(message, deadline))
 
     def submit(self, message: Message | Mapping[str, Any], deadline: Deadline, open_ended: bool = False) -> None:
         """Post one message on another thread; all that goes wrong is delivered."""
-        message, _ = self._prepared(message)
-        checked = message
-
-        def job() -> None:
-            try:
-                self.send(checked, deadline)
-            except MCPError as error:
-                self._lost(checked.id if isinstance(checked, Request) else None, error)
-
-        if not self._workers.offer(job):
+        message, body = self._prepared(message)
+        errand = self._enter(message, deadline)
+        if not self._workers.offer(lambda: self._deliver(message, body, errand)):
+            self._leave(message, errand)
             raise TooManyRequests(
                 f"too many requests to {self.name} are under way, or wait to be sent", may_have_run=False
             )
+
+    def _deliver(self, message: Message, body: bytes, errand: Errand) -> None:
+        """Post a message on a thread of ours."""
+        try:
+            self._carry(message, body, errand)
+        except MCPError as error:
+            if not errand.dropped:
+                self._lost(message.id if isinstance(message, Request) else None, error)
+
+    def _carry(self, message: Message, body: bytes, errand: Errand) -> None:
+        """Post a message; what becomes of a request is delivered, what of any other message is raised."""
+        deadline = errand.deadline
+        assert deadline is not None
+        try:
+            self.await_endpoint(deadline)
+            self._post(body, errand, deadline)
+        except MCPTimeoutError as late:
+            if late.may_have_run is False or not isinstance(message, Request):
+                raise  # else the answer may have come all the same
+        except MCPError as error:
+            if not isinstance(message, Request):
+                raise
+            if not errand.dropped:
+                self._refused(message, error)
+        finally:
+            self._leave(message, errand)
 
     def _refused(self, request: Request, error: MCPError) -> None:
         kind = trouble(error)
@@ -272,8 +383,7 @@ class SseChannel(Channel):
             raise ForkedClientError(
                 f"{self.name} was connected by the process that this one was forked from", may_have_run=False
             )
-        if self._closing:
-            raise MCPConnectionError(f"the connection to {self.name} is closed", may_have_run=False)
+        self._check_open()
         body = encode(message)
         if len(body) > self._limit:
             raise MessageTooLarge(
@@ -283,14 +393,18 @@ class SseChannel(Channel):
             )
         return (decode(body) if isinstance(message, Mapping) else message), body
 
-    def _post(self, body: bytes, errand: Errand) -> None:
+    def _check_open(self) -> None:
+        if self._closing:
+            raise MCPConnectionError(f"the connection to {self.name} is closed", may_have_run=False)
+
+    def _post(self, body: bytes, errand: Errand, deadline: Deadline) -> None:
         """Post to the endpoint; it answers on the stream. Credentials that are refused are renewed once."""
-        deadline = errand.deadline
-        assert deadline is not None
+        foreign = not same_origin(self._endpoint, self._web.url)
+        body, packed = compressed(body, self._packing)
         for last in (False, True):
             generation = self._passport.generation
-            headers = {} if self._foreign else request_headers(self._passport, JSON)
-            headers |= {"Content-Type": JSON, "Accept": JSON}
+            headers = {} if foreign else request_headers(self._passport, JSON)
+            headers |= {"Content-Type": JSON, "Accept": JSON, **packed}
             if self._version:
                 headers["MCP-Protocol-Version"] = self._version
             reply = self._web.send("POST", self._endpoint, headers, body, errand.on(self._web.exchange(deadline)))
@@ -303,15 +417,16 @@ class SseChannel(Channel):
             finally:
                 reply.close()
 
-    def _enter(self, key: RequestId, deadline: Deadline) -> Errand:
+    def _enter(self, message: Message, deadline: Deadline) -> Errand:
         errand = Errand(deadline)
         with self._lock:
-            self._errands[key] = errand
+            self._errands[message.id if isinstance(message, Request) else errand] = errand
         if self._closing:
             errand.drop()
         return errand
 
-    def _leave(self, key: RequestId, errand: Errand) -> None:
+    def _leave(self, message: Message, errand: Errand) -> None:
+        key = message.id if isinstance(message, Request) else errand
         with self._lock:
             if self._errands.get(key) is errand:
                 del self._errands[key]
@@ -346,10 +461,10 @@ class SseChannel(Channel):
         if self._forked:
             return
         self._closing = True
-        self._stream.exchange.cut()
+        self._listening.drop()
         self._drop_all()
-        self._reading_on.set()
-        self._over.set()
+        for waited_for in (self._opened, self._reading_on, self._over):
+            waited_for.set()
 
     def close(self, deadline: Deadline) -> None:
         """End the stream, and everything here. Idempotent."""
@@ -359,8 +474,6 @@ class SseChannel(Channel):
         self._workers.close(deadline)
         for thread in (self._thread, self._heart):
             join(thread, deadline)
-        if self._thread is None:  # nobody reads: it was never started
-            self._stream.close()
         self._web.close()
 
     def forked(self) -> None:
@@ -369,7 +482,7 @@ class SseChannel(Channel):
         self._passport.forked()
 
 
-@with_knobs(*HTTP_KINDS)
+@with_knobs(*SSE_KINDS, passed_on_to=StreamableHTTPTransport, without=HANDED_OVER)
 class SSETransport(StreamableHTTPTransport):
     """Reaches a server of 2024-11-05 by HTTP+SSE.
 
@@ -388,11 +501,15 @@ class SSETransport(StreamableHTTPTransport):
     """
 
     transport_type: ClassVar[str] = "sse"
+    _kinds = SSE_KINDS
     _post_url: str | None = None
 
     def __init__(
         self, base_url: str | None = None, endpoint_path: str = "/sse", **knobs: Unpack[HttpKnobs]
     ) -> None:
+        for keyword in HANDED_OVER:
+            if keyword in knobs:
+                raise TypeError(f"{type(self).__name__}() has no use for {keyword!r}: its connection is the session")
         super().__init__(base_url, endpoint_path, **knobs)
 
     def converse(self, introduction: Introduction, deadline: Deadline) -> Caller:
@@ -402,82 +519,23 @@ class SSETransport(StreamableHTTPTransport):
         return super().converse(introduction, deadline)
 
     def dial(self, deadline: Deadline) -> Channel:
-        """Return a fresh channel whose stream is open and has named its endpoint."""
-        web = self._web(self.url)
+        """Return a fresh channel; it opens its stream, by the deadline, when it is started."""
+        web, endpoint = self._web(self.url), self._post_url or ""
+        return SseChannel(web, self._passport, self._policies, self.name, self._observers, deadline, endpoint)
+
+    def _dial_line(self, deadline: Deadline) -> None:
+        super()._dial_line(deadline)
+        line = self._line
+        if line is None or not isinstance(line.channel, SseChannel):
+            return
         try:
-            return self._open(web, deadline)
-        except BaseException:
-            web.close()
+            line.channel.await_endpoint(deadline)
+        except BaseException as error:
+            self._end_line(Deadline(closing_time(error)))
             raise
 
-    def _open(self, web: Web, deadline: Deadline) -> SseChannel:
-        reply = self._get(web, deadline)
-        try:
-            reader = EventReader(self._policies[Limits].message_size)
-            early: list[Event | TooLong | NotText] = []
-            endpoint = self._post_url
-            if endpoint is None:
-                named, early = _await_endpoint(reply, reader)
-                endpoint = self._checked_endpoint(named)
-            reply.exchange.unbound()
-            return SseChannel(
-                web, reply, reader, endpoint, self._passport, self._policies, self.name, self._observers, early
-            )
-        except BaseException:
-            reply.close()
-            raise
 
-    def _get(self, web: Web, deadline: Deadline) -> Reply:
-        for last in (False, True):
-            generation = self._passport.generation
-            exchange = web.exchange(deadline)
-            exchange.counted = False
-            reply = web.send("GET", self.url, request_headers(self._passport, EVENTS), None, exchange)
-            try:
-                if reply.status == 200 and media_type(reply.headers.get("Content-Type")) == EVENTS:
-                    return reply
-                if reply.status == 401 and not last and self._passport.renew(generation, deadline):
-                    reply.close()
-                    continue
-                start = read_start(reply)
-                if 200 <= reply.status < 300:
-                    raise no_answer(reply, "with no stream of events", start)
-                raise status_error(reply, start)
-            except BaseException:
-                reply.close()
-                raise
-        raise AssertionError  # the last one returned, or raised
-
-    def _checked_endpoint(self, reference: str) -> str:
-        trust = self._policies[Trust]
-        try:
-            url, user, _ = without_userinfo(resolve(self.url, reference.strip()))
-        except ValueError as flaw:
-            raise RemoteProtocolError(f"{self.name}: the endpoint makes no sense: {flaw}", may_have_run=False) from None
-        if user is not None or (trust.check_origin and not allowed(url, self.url, trust.origins)):
-            raise RemoteProtocolError(
-                f"{self.name} names an endpoint on another origin, {redact_url(url)}; if that is right, add its origin "
-                "to allowed_origins",
-                details={"endpoint": redact_url(url)},
-                may_have_run=False,
-            )
-        return url
-
-
-def _await_endpoint(reply: Reply, reader: EventReader) -> tuple[str, list[Event | TooLong | NotText]]:
-    """Return where to post to, which the first event says, and what came right behind it."""
-    while piece := reply.read(1 << 16):
-        items = reader.feed(piece)
-        for number, item in enumerate(items):
-            if isinstance(item, Event) and item.name == "endpoint" and item.data:
-                return item.data, items[number + 1 :]
-            if not isinstance(item, Event) or item.data:
-                raise no_answer(reply, "its first event is no endpoint", piece[:200])
-    text = f"{redact_url(reply.url)}: the stream ended before it named an endpoint"
-    raise MCPConnectionError(text, may_have_run=False)
-
-
-@with_knobs(*HTTP_KINDS)
+@with_knobs(*SSE_KINDS, passed_on_to=StreamableHTTPTransport, without=HANDED_OVER)
 class SseTransport(SSETransport):
     """SSETransport for those who know both URLs.
 

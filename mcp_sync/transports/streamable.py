@@ -15,7 +15,6 @@ Source: basic/transports (2025-11-25: sessions, GET stream, resumption), basic/t
 
 from __future__ import annotations
 
-import gzip
 import itertools
 import threading
 from collections.abc import Mapping
@@ -28,15 +27,12 @@ from ..engine.dispatch import Crew, Workers, exiting, join, start_thread
 from ..engine.interrupts import await_event
 from ..engine.lifetimes import tell_of_forks
 from ..exceptions import (
-    AuthError,
     ForkedClientError,
-    HTTPStatusError,
     LocalProtocolError,
     MCPConnectionError,
     MCPError,
     MCPTimeoutError,
     MessageTooLarge,
-    RateLimited,
     RemoteProtocolError,
     SessionExpired,
     TooManyRequests,
@@ -51,6 +47,7 @@ from ..protocol.messages import (
     Failure,
     Malformed,
     Message,
+    Notification,
     Request,
     RequestId,
     Result,
@@ -68,6 +65,7 @@ from .errands import (
     LINES,
     Cursor,
     Errand,
+    compressed,
     failure_in,
     known_of,
     no_answer,
@@ -137,13 +135,13 @@ class HttpChannel(Channel):
         self._sessions = policies[Sessions]
         self._sink: Sink | None = None
         self._lock = threading.Lock()  # guards _errands, _closing, _listener
-        self._errands: dict[RequestId | None, Errand] = {}
+        self._errands: dict[RequestId | Errand, Errand] = {}
         self._closing = False
         self._forked = False
         self._session_id, self._version = session or ("", "")
         self._offered_id = ""
         self._session_lost = False
-        self._streaming = False
+        self._streamed = False
         self._listener: threading.Thread | None = None
         self._listening = Errand(None)
         self._reading_on = threading.Event()
@@ -201,13 +199,13 @@ class HttpChannel(Channel):
         if isinstance(message, Request):
             self._ask(message, body, self._enter(message.id, deadline))
         else:
-            self._tell(message, body, Errand(deadline))
+            self._tell(message, body, self._enter(None, deadline))
 
     def submit(self, message: Message | Mapping[str, Any], deadline: Deadline, open_ended: bool = False) -> None:
         """Send one message on another thread; all that goes wrong is delivered."""
         message, body = self._prepared(message)
         key = message.id if isinstance(message, Request) else None
-        errand = self._enter(key, deadline) if key is not None else Errand(deadline)
+        errand = self._enter(key, deadline)
         if open_ended:
             started = self._open.start(lambda: self._deliver(message, body, errand, open_ended=True))
         else:
@@ -253,18 +251,20 @@ class HttpChannel(Channel):
         if self._closing:
             raise MCPConnectionError(f"the connection to {self.name} is closed", may_have_run=False)
 
-    def _enter(self, key: RequestId, deadline: Deadline) -> Errand:
+    def _enter(self, key: RequestId | None, deadline: Deadline) -> Errand:
+        """Take note of a message under way; one that is no request has no id, but has to be ended as well."""
         errand = Errand(deadline)
         with self._lock:
-            self._errands[key] = errand
+            self._errands[errand if key is None else key] = errand
         if self._closing:
             errand.drop()
         return errand
 
     def _leave(self, key: RequestId | None, errand: Errand) -> None:
         with self._lock:
-            if self._errands.get(key) is errand:
-                del self._errands[key]
+            known: RequestId | Errand = errand if key is None else key
+            if self._errands.get(known) is errand:
+                del self._errands[known]
 
     def abandon(self, request_id: RequestId) -> bool:
         """Hang up; in the stateless era that is how the server is told (patterns/cancellation)."""
@@ -313,10 +313,7 @@ class HttpChannel(Channel):
         """Send a message and return the reply; credentials that are refused are renewed once."""
         deadline = errand.deadline
         assert deadline is not None
-        if self._packing.on and len(body) >= self._packing.threshold:
-            body, packed = gzip.compress(body, self._packing.level, mtime=0), {"Content-Encoding": "gzip"}
-        else:
-            packed = {}
+        body, packed = compressed(body, self._packing)
         renewed = False
         while True:
             generation = self._passport.generation
@@ -379,6 +376,7 @@ class HttpChannel(Channel):
         return self._read_json(request, reply)
 
     def _read_json(self, request: Request, reply: Reply) -> bool:
+        self._await_room()
         body = read_whole(reply, self._reply_limit, self._replies, self._progress)
         if not body:
             raise no_answer(reply, "with nothing in it")
@@ -490,10 +488,14 @@ class HttpChannel(Channel):
             raise too_large(item.head, b"", item.limit).as_error(request.method)
         if isinstance(item, NotText):
             raise RemoteProtocolError(f"{request.method}: an event that is no text: {item.reason}", may_have_run=None)
-        if not cursor.takes(item) or item.name != "message" or not item.data:
+        is_new = cursor.takes(item)
+        if item.name != "message" or not item.data:
             return False
+        message = decode(item.data.encode("utf-8"))
+        if not is_new and isinstance(message, (Notification, Request)):
+            return False  # replayed, and heard already; an answer is one whatever the id of its event
         cursor.fruitless = 0
-        return self._take_answer(request, decode(item.data.encode("utf-8")))
+        return self._take_answer(request, message)
 
     def _read_lines(self, request: Request, reply: Reply) -> bool:
         splitter = LineSplitter(self._reply_limit)
@@ -545,17 +547,12 @@ class HttpChannel(Channel):
         if reply.status == 200 and media_type(reply.headers.get("Content-Type")) == EVENTS:
             return self._read_events(request, reply, cursor)
         error = self._verdict(reply, read_start(reply))
-        text = f"the reply broke off, and cannot be resumed: {error}"
-        if isinstance(error, SessionExpired):
-            raise error.about("the reply broke off", may_have_run=None)
-        if isinstance(error, (AuthError, RateLimited)):
-            raise error.about("the reply broke off", may_have_run=None)
-        raise HTTPStatusError(text, reply.status, details=error.details, may_have_run=None) from broken
+        raise error.about("the reply broke off, and cannot be resumed", may_have_run=None) from broken
 
     def _get(self, errand: Errand, cursor: Cursor) -> Reply:
         headers = {**self._headers(EVENTS), **self._mirrored(None)}
         if cursor.last_id is not None:
-            headers["Last-Event-ID"] = cursor.last_id
+            headers["Last-Event-ID"] = cursor.last_id.encode("utf-8").decode("latin-1")  # how http.client writes them
         exchange = errand.on(self._web.exchange(errand.deadline))
         exchange.counted = False
         return self._web.send("GET", self._web.url, headers, None, exchange)
@@ -595,8 +592,10 @@ class HttpChannel(Channel):
             if reply.status >= 500:
                 return True
             if reply.status != 200 or media_type(reply.headers.get("Content-Type")) != EVENTS:
-                self._verdict(reply, b"")
+                if self._streamed:  # and else a 404 says, as 405 does, that there is no such stream
+                    self._verdict(reply, b"")
                 return False
+            self._streamed = True
             begun.set()
             reader = EventReader(self._reply_limit)
             while piece := reply.read(self._replies.piece):
@@ -616,7 +615,8 @@ class HttpChannel(Channel):
         cursor.fruitless = 0
         message = decode(item.data.encode("utf-8"))
         for part in message.messages if isinstance(message, Batch) else (message,):
-            if isinstance(part, (Result, Failure)):  # basic/transports: none of these, but on a stream that is resumed
+            if isinstance(part, (Result, Failure)) or (isinstance(part, Malformed) and part.answers is not None):
+                # basic/transports: none of these, but on a stream that is resumed
                 self.feed.emit(Ignored(self.name, "an answer where only news is due"))
             else:
                 self._received(part)
@@ -624,6 +624,12 @@ class HttpChannel(Channel):
     # -- messages that are no requests --------------------------------------------------------------------------------
 
     def _tell(self, message: Message, body: bytes, errand: Errand) -> None:
+        try:
+            self._post_it(message, body, errand)
+        finally:
+            self._leave(None, errand)
+
+    def _post_it(self, message: Message, body: bytes, errand: Errand) -> None:
         reply = self._post(message, body, errand)
         try:
             if 200 <= reply.status < 300:
@@ -640,12 +646,14 @@ class HttpChannel(Channel):
     # -- delivering ---------------------------------------------------------------------------------------------------
 
     def _received(self, message: Message) -> None:
-        if self._sink is not None:
-            self._sink.received(message)
+        sink = self._sink
+        if sink is not None:
+            sink.received(message)
 
     def _lost(self, request_id: RequestId | None, error: MCPError) -> None:
-        if self._sink is not None:
-            self._sink.lost(request_id, error)
+        sink = self._sink
+        if sink is not None:
+            sink.lost(request_id, error)
 
     def _hidden(self, error: MCPError) -> MCPError:
         """Return an error without what is secret in what the server said."""
@@ -683,9 +691,11 @@ class HttpChannel(Channel):
         if self._forked:
             return
         self.hang_up(deadline)
-        if self._sink is not None:
+        with self._lock:
+            sink, self._sink = self._sink, None
+        if sink is not None:
             text = f"the connection to {self.name} is closed"
-            self._sink.closed(MCPConnectionError(text, details={"phase": "closed"}))
+            sink.closed(MCPConnectionError(text, details={"phase": "closed"}))
         self._end_session(deadline)
         self._workers.close(deadline)
         self._open.close(deadline)

@@ -142,7 +142,7 @@ class Door:
         lines = data.decode("utf-8").split("\r\n")
         ours = [one for one in lines if not one.lower().startswith("cookie:") or one in given]
         try:
-            self._write("\r\n".join(ours).encode("latin-1"))
+            _write(self._line, "\r\n".join(ours).encode("latin-1"), self._deadline)
         except (OSError, MCPError) as error:
             self.failure = _as_mcp(error)
             raise
@@ -174,66 +174,22 @@ class Door:
         """Return what the answer says, which the library has found to be an upgrade."""
         return Upgraded(self._subprotocol(), self._compression(), self._rest)
 
-    def _write(self, data: bytes) -> None:
-        left = memoryview(data)
-        while left:
-            try:
-                left = left[self._line.write(left) :]
-            except BlockingIOError:
-                await_line(self._line, self._line.writing, self._deadline, "the upgrade could not be asked for")
-
     def _read_answer(self) -> bytes:
         """Return the head of the answer without its cookies, once it is known to be an upgrade."""
         heard = b""
         while True:
-            head, heard = self._read_head(heard)
+            head, heard = _read_head(self._line, heard, self._deadline)
             status = _status_of(head)
             if not 100 <= status < 200 or status == UPGRADED:
                 break
         self._headers = _headers_of(head)
         if status != UPGRADED:
-            raise Declined(status, self._headers, self._read_body(heard))
+            raise Declined(status, self._headers, _read_body(self._line, self._headers, heard, self._deadline))
         self._rest = heard
         self._subprotocol()
         self._compression()
         kept = [one for one in head.split(b"\n") if not one.lower().startswith(b"set-cookie")]
         return b"\n".join(kept)
-
-    def _read_head(self, heard: bytes) -> tuple[bytes, bytes]:
-        """Return a head with the blank line at its end, and what came behind it."""
-        while True:
-            for end in (b"\r\n\r\n", b"\n\n"):
-                if (at := heard.find(end)) >= 0:
-                    return heard[: at + len(end)], heard[at + len(end) :]
-            if len(heard) > HEAD_BYTES:
-                raise _nonsense(f"the head of the answer is longer than {HEAD_BYTES} bytes")
-            if not b"HTTP/".startswith(heard[:5]):
-                raise _nonsense(f"the server does not speak HTTP; it begins with {_shown(heard)!r}")
-            piece = self._read(self._deadline)
-            if not piece:
-                text = "the server closed the connection without an answer to the upgrade"
-                raise MCPConnectionError(text, may_have_run=False)
-            heard += piece
-
-    def _read_body(self, heard: bytes) -> bytes:
-        patience = self._deadline.sooner(BODY_SECONDS)
-        length = self._headers.get("content-length", "")
-        most = min(int(length), BODY_BYTES) if length.isdigit() and len(length) < 19 else BODY_BYTES
-        try:
-            while len(heard) < most and (piece := self._read(patience)):
-                heard += piece
-        except (OSError, MCPTimeoutError):
-            pass  # what has come will do
-        return heard[:BODY_BYTES]
-
-    def _read(self, deadline: Deadline) -> bytes:
-        while True:
-            if deadline.expired:  # though there may always be something to read
-                raise MCPTimeoutError("the server did not answer the upgrade in time", may_have_run=False)
-            try:
-                return self._line.read(READ_BYTES)
-            except BlockingIOError:
-                await_line(self._line, self._line.reading, deadline, "the server did not answer the upgrade")
 
     def _subprotocol(self) -> str:
         """Return what the server wants to speak; raises RemoteProtocolError where that is none of what we do."""
@@ -253,6 +209,89 @@ class Door:
             return agreed(self._headers.get("sec-websocket-extensions", ""), self._offer.compression)
         except ValueError as flaw:
             raise _nonsense(f"the server uses {flaw}") from None
+
+
+def tunnel(line: Line, place: str, credentials: str | None, deadline: Deadline) -> None:
+    """Have a proxy lead a line on to a server, and return when it does (RFC 9110, section 9.3.6).
+
+    Args:
+        line: To the proxy.
+        place: Host and port of the server.
+        credentials: The value of ``Proxy-Authorization``.
+        deadline: For all of it.
+
+    Raises:
+        Declined: The proxy does not.
+        MCPConnectionError: It hung up.
+        MCPTimeoutError: It was not done by the deadline.
+        RemoteProtocolError: What it said makes no sense.
+    """
+    lines = [f"CONNECT {place} HTTP/1.1", f"Host: {place}"]
+    lines += [] if credentials is None else [f"Proxy-Authorization: {credentials}"]
+    try:
+        _write(line, "\r\n".join([*lines, "", ""]).encode("ascii"), deadline)
+        head, heard = _read_head(line, b"", deadline)
+        status, headers = _status_of(head), _headers_of(head)
+        if not 200 <= status < 300:
+            raise Declined(status, headers, _read_body(line, headers, heard, deadline))
+    except OSError as error:
+        if isinstance(error, MCPError):
+            raise
+        raise _as_mcp(error) from error
+    if heard:
+        raise _nonsense("the proxy says something before anybody was asked")
+
+
+# -- reading and writing by a deadline --------------------------------------------------------------------------------
+
+
+def _write(line: Line, data: bytes, deadline: Deadline) -> None:
+    left = memoryview(data)
+    while left:
+        try:
+            left = left[line.write(left) :]
+        except BlockingIOError:
+            await_line(line, line.writing, deadline, "the upgrade could not be asked for")
+
+
+def _read(line: Line, deadline: Deadline) -> bytes:
+    while True:
+        if deadline.expired:  # though there may always be something to read
+            raise MCPTimeoutError("the server did not answer the upgrade in time", may_have_run=False)
+        try:
+            return line.read(READ_BYTES)
+        except BlockingIOError:
+            await_line(line, line.reading, deadline, "the server did not answer the upgrade")
+
+
+def _read_head(line: Line, heard: bytes, deadline: Deadline) -> tuple[bytes, bytes]:
+    """Return a head with the blank line at its end, and what came behind it."""
+    while True:
+        for end in (b"\r\n\r\n", b"\n\n"):
+            if (at := heard.find(end)) >= 0:
+                return heard[: at + len(end)], heard[at + len(end) :]
+        if len(heard) > HEAD_BYTES:
+            raise _nonsense(f"the head of the answer is longer than {HEAD_BYTES} bytes")
+        if not b"HTTP/".startswith(heard[:5]):
+            raise _nonsense(f"the server does not speak HTTP; it begins with {_shown(heard)!r}")
+        piece = _read(line, deadline)
+        if not piece:
+            text = "the server closed the connection without an answer to the upgrade"
+            raise MCPConnectionError(text, may_have_run=False)
+        heard += piece
+
+
+def _read_body(line: Line, headers: Mapping[str, str], heard: bytes, deadline: Deadline) -> bytes:
+    """Return the beginning of a body, or what of it comes in a moment."""
+    patience = deadline.sooner(BODY_SECONDS)
+    length = headers.get("content-length", "")
+    most = min(int(length), BODY_BYTES) if length.isdigit() and len(length) < 19 else BODY_BYTES
+    try:
+        while len(heard) < most and (piece := _read(line, patience)):
+            heard += piece
+    except (OSError, MCPTimeoutError):
+        pass  # what has come will do
+    return heard[:BODY_BYTES]
 
 
 def _as_mcp(error: Exception) -> Exception:

@@ -20,7 +20,8 @@ import ssl
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import requests
@@ -36,22 +37,21 @@ from urllib3.exceptions import NewConnectionError
 from urllib3.util.connection import is_connection_dropped
 
 from ..deadlines import LONGEST_TIMEOUT, Deadline
-from ..engine.dispatch import Alarm, Crew, reaper
-from ..engine.interrupts import await_event
+from ..engine.dispatch import Alarm, reaper
 from ..exceptions import (
     HTTPStatusError,
     MCPConnectionError,
     MCPError,
     MCPTimeoutError,
     RemoteProtocolError,
-    TooManyRequests,
 )
 from ..policies import Connections, Replies, Trust
-from ..protocol.origins import is_loopback, origin_of, resolve, same_origin
+from ..protocol.origins import allowed, is_loopback, origin_of, resolve, same_origin
 from ..protocol.redact import redact_url
+from .resolving import look_up
 
-RESOLVERS = 64
-"""Names that may be looked up at once; a look-up cannot be cut, and outlives its caller when the resolver hangs."""
+HARMLESS = frozenset({"accept", "accept-encoding", "content-encoding", "content-type", "user-agent"})
+"""Headers that may be shown to another origin, beside those that repeat what is in the body."""
 READ_SECONDS = 3600.0
 """What the socket itself is told, where only the Exchange is to end a wait."""
 
@@ -87,6 +87,7 @@ class Exchange:
         self._wire: _Wire | None = None
         self._response: requests.Response | None = None
         self._alarm: Alarm | None = None
+        self._interrupt: Callable[[], object] = _nothing
 
     def begin(self) -> None:
         """Have it cut at its deadline; raises as Reaper.at does."""
@@ -118,6 +119,7 @@ class Exchange:
     def cut(self, why: str = "closed") -> None:
         """End it, whatever it is doing. From any thread, at any time."""
         self.why = self.why or why
+        self._interrupt()
         wire, response = self._wire, self._response
         if wire is not None:
             wire.cut(self)
@@ -126,6 +128,17 @@ class Exchange:
                 response.raw.shutdown()
             except Exception:  # whatever the user's adapter made of it; then its own timeouts have to do
                 pass
+
+    @contextmanager
+    def interrupting(self, interrupt: Callable[[], object]) -> Iterator[None]:
+        """Have a cut call this meanwhile; raises Cut where it came before."""
+        self._interrupt = interrupt
+        try:
+            if self.why:
+                raise Cut
+            yield
+        finally:
+            self._interrupt = _nothing
 
     @property
     def remaining(self) -> float:
@@ -224,8 +237,37 @@ class _Wire:
                 raise Cut
 
 
+class _Lines:
+    """Lines of the head of a reply; knows the last one."""
+
+    def __init__(self, file: Any) -> None:
+        self.file = file
+        self.last = b""
+
+    def readline(self, limit: int = -1) -> bytes:
+        """Read one line."""
+        self.last = self.file.readline(limit)
+        return self.last
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.file, name)
+
+
 class _Response(http.client.HTTPResponse):
-    """A reply whose interim forerunners are skipped, whatever their status (RFC 9110, section 15.2)."""
+    """A reply whose head has to be whole, and whose interim forerunners are skipped (RFC 9110, section 15.2)."""
+
+    def begin(self) -> None:
+        """Read the head. http.client alone takes the end of the connection for the end of it."""
+        lines: Any = _Lines(self.fp)
+        self.fp = lines
+        try:
+            super().begin()
+        finally:
+            if self.fp is not None:
+                self.fp = lines.file
+        if lines.last not in (b"\r\n", b"\n"):
+            self.close()
+            raise http.client.IncompleteRead(lines.last)
 
     def _read_status(self) -> tuple[str, int, str]:
         while True:
@@ -337,6 +379,16 @@ class Adapter(HTTPAdapter):
         _make_ours(manager)
         return manager
 
+    def close_pools(self) -> None:
+        """Close the idle connections; ``close`` alone would leave that to the garbage collector."""
+        for manager in (self.poolmanager, *self.proxy_manager.values()):
+            pools = manager.pools
+            for key in list(pools.keys()):
+                pool = pools.get(key)
+                if pool is not None:
+                    pool.close()
+        self.close()
+
     def build_connection_pool_key_attributes(self, request: Any, verify: Any, cert: Any = None) -> Any:
         """Use the one TLS context."""
         host, files = super().build_connection_pool_key_attributes(request, verify, cert)
@@ -371,7 +423,7 @@ def _dial(host: str, port: int, exchange: Exchange, hold: Callable[[socket.socke
     """Return a connected socket; the addresses of the host share the time there is."""
     settings = exchange.settings
     patience = Deadline(min(exchange.remaining, LONGEST_TIMEOUT if settings.patience is None else settings.patience))
-    addresses = _look_up(host, port, patience)
+    addresses = look_up(host, port, patience, exchange.interrupting)
     broken: OSError = OSError(f"{host} has no address")
     for number, (family, kind, protocol, _, address) in enumerate(addresses):
         if exchange.why:
@@ -402,37 +454,6 @@ def _set_options(line: socket.socket, settings: Connections, replies: Replies) -
         line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, replies.buffer)
 
 
-_resolvers = Crew("mcp-resolve", RESOLVERS)
-
-
-def _look_up(host: str, port: int, patience: Deadline) -> list[Any]:
-    """Return the addresses of a host; nothing can cut that, so another thread does it and may be left behind."""
-    look_up = functools.partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
-    if _is_address(host):
-        return look_up()
-    found: list[Any] = []
-    done = threading.Event()
-
-    def work() -> None:
-        try:
-            found.append(look_up())
-        except Exception as error:
-            found.append(error)
-        done.set()
-
-    if not _resolvers.start(work):
-        raise TooManyRequests(f"{RESOLVERS} host names are being looked up already")
-    if not await_event(done, patience.remaining):
-        raise TimeoutError(f"looking up {host} takes too long")
-    if isinstance(found[0], Exception):
-        raise found[0]
-    return list(found[0])
-
-
-def _is_address(host: str) -> bool:
-    return ":" in host or host.replace(".", "").isdigit()
-
-
 def _shut_down(line: socket.socket | None) -> None:
     if line is not None:
         try:
@@ -444,8 +465,6 @@ def _shut_down(line: socket.socket | None) -> None:
 
 def _after_fork_in_child() -> None:
     """Close the inherited copies of descriptors, which does nothing to the parent's connections."""
-    global _resolvers
-    _resolvers = Crew("mcp-resolve", RESOLVERS)
     for wire in list(_wires):
         for line in (wire.sock, wire._line):
             if line is not None and line.fileno() >= 0:
@@ -549,7 +568,7 @@ class Web:
             ours.proxies = {**self._proxies, **given.proxies}
             ours.verify = bundle if given.verify is True else given.verify
         ours.trust_env = False
-        for prefix in ("http://", "https://"):
+        for prefix in {"http://", "https://", *ours.adapters}:
             ours.mount(prefix, self._adapter())
         return ours
 
@@ -575,28 +594,60 @@ class Web:
                 "(max_connections_per_host)",
                 may_have_run=False,
             )
-        reply: Reply | None = None
         try:
+            if exchange.late:
+                raise MCPTimeoutError(f"{redact_url(url)}: too late to send anything", may_have_run=False)
             exchange.begin()
-            for _ in range(self._trust.redirects + 1):
-                reply = Reply(self._send(method, url, headers, body, exchange), exchange, give_back)
-                if reply.status < 200:
-                    reply.spoil()
-                target = reply.redirect
+            return self._follow(method, url, headers, body, exchange, give_back)
+        except BaseException:
+            exchange.end()
+            give_back()
+            raise
+
+    def _follow(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        body: bytes | None,
+        exchange: Exchange,
+        give_back: Callable[[], object],
+    ) -> Reply:
+        """Return the reply from wherever redirects lead to."""
+        status = 0
+        for _ in range(self._trust.redirects + 1):
+            reply = Reply(self._send(method, url, headers, body, exchange), exchange, give_back)
+            try:
+                target = self._detour(reply)
                 if target is None:
                     return reply
-                if reply.status not in (307, 308) or not same_origin(target, url):
-                    raise _astray(reply, target)
+            except BaseException:
                 reply.discard()
-                url, reply = target, None
-            raise _in_circles(url, self._trust.redirects)
-        except BaseException:
-            if reply is not None:
-                reply.close()
-            else:
-                exchange.end()
-                give_back()
-            raise
+                raise
+            reply.discard()
+            if not same_origin(target, self.url):
+                headers = {name: value for name, value in headers.items() if _is_harmless(name)}
+            url, status = target, reply.status
+        raise _in_circles(url, status, self._trust.redirects)
+
+    def _detour(self, reply: Reply) -> str | None:
+        """Return where a reply redirects to, if it does, and we may go there."""
+        if reply.status < 200:
+            reply.spoil()
+        if reply.exchange.why:
+            raise as_error(Cut(), reply.exchange, reply.url)
+        target = reply.redirect
+        if target is not None and (reply.status not in (307, 308) or not self._may_go(target)):
+            raise _astray(reply, target)
+        return target
+
+    def _may_go(self, target: str) -> bool:
+        """Whether a redirect may lead there: nowhere where it would be read by others, and only to known origins."""
+        if same_origin(target, self.url):
+            return True
+        if target.partition(":")[0].lower() not in ("http", "https") or self._given is not None:
+            return False  # whatever a session of the user's would add to the request
+        return not self._trust.check_origin or allowed(target, self.url, self._trust.origins)
 
     def _send(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, exchange: Exchange
@@ -629,7 +680,8 @@ class Web:
             prepared.headers["Content-Length"] = str(len(body))
         prepared.hooks = default_hooks()
         prepared._cookies = self._session.cookies  # type: ignore[attr-defined]
-        if len(self._session.cookies):
+        prepared.headers.setdefault("User-Agent", _user_agent())
+        if len(self._session.cookies) and same_origin(url, self.url):
             cookie = get_cookie_header(self._session.cookies, prepared)  # type: ignore[no-untyped-call]
             if cookie:
                 prepared.headers["Cookie"] = cookie
@@ -642,7 +694,7 @@ class Web:
         if not self._theirs:
             for adapter in self._session.adapters.values():
                 if isinstance(adapter, Adapter):
-                    adapter.close()
+                    adapter.close_pools()
 
 
 class Reply:
@@ -707,6 +759,12 @@ class Reply:
         """Close it, but let the next request go on within the same exchange."""
         self._response.close()
 
+    def hurry(self, seconds: float) -> None:
+        """Let no single read of what is left wait longer; a read that would raises MCPTimeoutError."""
+        wire = self.exchange._wire
+        if wire is not None and wire.sock is not None:
+            wire.sock.settimeout(max(seconds, 0.001))
+
     def drain(self, seconds: float, most: int) -> None:
         """Read on to an end that is about to come, so that the connection can be used again."""
         wire = self.exchange._wire
@@ -731,16 +789,27 @@ class Reply:
             closed()
 
 
+def _is_harmless(name: str) -> bool:
+    known = name.lower()
+    return known in HARMLESS or (known.startswith("mcp-") and known != "mcp-session-id")
+
+
+def _user_agent() -> str:
+    from .. import __version__
+
+    return f"mcp-sync/{__version__}"
+
+
 def _nothing() -> None:
     """Do nothing."""
 
 
-def _in_circles(url: str, most: int) -> HTTPStatusError:
+def _in_circles(url: str, status: int, most: int) -> HTTPStatusError:
     shown = redact_url(url)
     return HTTPStatusError(
         f"{shown} redirects in circles (max_redirects={most})",
-        307,
-        details={"status": 307, "url": shown},
+        status,
+        details={"status": status, "url": shown},
         may_have_run=False,
     )
 
@@ -797,6 +866,9 @@ def as_error(broken: BaseException, exchange: Exchange, url: str) -> MCPError:
         )
     if isinstance(root, MCPError):
         return root
+    if isinstance(broken, (urllib3.exceptions.DecodeError, requests.exceptions.ContentDecodingError)):
+        text = f"the reply from {shown} cannot be decompressed"
+        return RemoteProtocolError(text, details={**details, "phase": "parse"}, may_have_run=ran)
     kind, text = _said(root, shown)
     error = kind(text, details=details, may_have_run=ran)
     error.__cause__ = root if isinstance(root, OSError) and not _tells_secrets(root) else None
@@ -832,8 +904,6 @@ def _said(root: BaseException, shown: str) -> tuple[type[MCPError], str]:
         return MCPConnectionError, f"TLS with {shown} failed: {root.reason or name}; does the server speak https?"
     if name in ("LineTooLong", "HTTPException") or "headers" in str(root)[:60]:
         return RemoteProtocolError, f"the head of the reply from {shown} is too long"
-    if name in ("DecodeError", "ContentDecodingError"):
-        return RemoteProtocolError, f"the reply from {shown} cannot be decompressed"
     if name in ("RemoteDisconnected",):
         return MCPConnectionError, f"{shown} closed the connection without a reply"
     if name in ("InvalidHeader", "InvalidURL", "LocationParseError", "UnicodeError", "UnicodeEncodeError"):

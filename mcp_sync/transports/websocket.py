@@ -22,6 +22,7 @@ from ..engine.channel import Channel, PipeChannel
 from ..engine.dispatch import Lane
 from ..exceptions import (
     HTTPStatusError,
+    LocalProtocolError,
     MCPConnectionError,
     MCPError,
     MCPTransportError,
@@ -30,6 +31,7 @@ from ..observe import Feed, Trouble
 from ..policies import (
     Breaker,
     Detours,
+    Heartbeat,
     Keepalive,
     Limits,
     Packing,
@@ -39,11 +41,11 @@ from ..policies import (
     gather,
     with_knobs,
 )
-from ..protocol.origins import allowed, check_url, origin_of, resolve, same_origin, without_userinfo
+from ..protocol.origins import Origin, allowed, check_url, origin_of, resolve, same_origin, without_userinfo
 from ..protocol.redact import redact_url
 from .http import _checked_auth, _checked_context, _files, _provider, _trusted
 from .network import NetworkTransport
-from .passport import Passport, checked_headers
+from .passport import Passport, basic, checked_headers
 from .transport import CLOSE_SECONDS
 
 if TYPE_CHECKING:
@@ -52,7 +54,7 @@ if TYPE_CHECKING:
     from .lines import Line
     from .upgrade import Declined, Upgraded
 
-WEBSOCKET_KINDS = (Limits, Keepalive, SocketBuffers, Packing, Detours, Retry, Breaker, Reconnect)
+WEBSOCKET_KINDS = (Limits, Keepalive, SocketBuffers, Packing, Detours, Retry, Breaker, Reconnect, Heartbeat)
 
 SCHEMES = ("ws", "wss")
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -91,7 +93,6 @@ class WebSocketKnobs(TypedDict, total=False):
     circuit_breaker_timeout: float
     reconnect_interval: float
     max_reconnects: int
-    heartbeat_interval: float | None
 
 
 @with_knobs(*WEBSOCKET_KINDS)
@@ -126,8 +127,7 @@ class WebSocketTransport(NetworkTransport):
             which other servers a redirect may lead (Detours); ``max_retries``, ``retry_delay``,
             ``retry_backoff_multiplier``, ``max_retry_delay``, ``retry_jitter``, ``retry_on_status_codes``,
             ``retry_on_exceptions`` (Retry); ``circuit_breaker_enabled``, ``circuit_breaker_threshold``,
-            ``circuit_breaker_timeout`` (Breaker); ``reconnect_interval``, ``max_reconnects``, ``heartbeat_interval``
-            (Reconnect).
+            ``circuit_breaker_timeout`` (Breaker); ``reconnect_interval``, ``max_reconnects`` (Reconnect).
 
     Raises:
         TypeError: A keyword is misspelt or foreign, or a value has the wrong type.
@@ -208,7 +208,6 @@ class WebSocketTransport(NetworkTransport):
                 limits.message_size,
                 policies[Keepalive],
                 policies[Packing],
-                policies[Reconnect].heartbeat,
                 threads,
             )
         except BaseException as error:
@@ -245,28 +244,74 @@ class WebSocketTransport(NetworkTransport):
 
     def _attempt(self, url: str, deadline: Deadline) -> tuple[Line, Upgraded]:
         """Return a connection that was made a WebSocket; raises Declined where the server answered otherwise."""
-        from .lines import connect
-        from .upgrade import Declined, upgrade
+        from .upgrade import upgrade
 
         shown = redact_url(url)
         try:
-            line = connect(origin_of(url), self._policies[SocketBuffers], self._tls(url), deadline)
+            line = self._reach(url, deadline)
+            try:
+                return line, upgrade(line, self._offer(url), deadline)
+            except BaseException:
+                line.close(rudely=True)
+                raise
         except MCPError as error:
-            raise error.about(f"cannot connect to {shown}", may_have_run=False, url=shown, phase="connect") from None
+            about = error.about(f"cannot connect to {shown}", may_have_run=False, url=shown, phase="connect")
+            raise about from error.__cause__
         except (OSError, UnicodeError) as error:
             raise _unreachable(error, shown) from error
+
+    def _reach(self, url: str, deadline: Deadline) -> Line:
+        """Return a connection to the server, by way of a proxy where there is one, and with TLS where it has to be."""
+        from .lines import connect, secure
+
+        origin, proxy = origin_of(url), self._proxy_for(url)
+        if proxy is None:
+            line = connect(origin, self._policies[SocketBuffers], deadline)
+        else:
+            line = self._through(proxy, origin, deadline)
+        if origin.scheme != "wss":
+            return line
         try:
-            return line, upgrade(line, self._offer(url), deadline)
-        except BaseException as error:
-            line.close(rudely=not isinstance(error, Declined))
-            if isinstance(error, MCPError):
-                about = error.about(f"cannot connect to {shown}", may_have_run=False, url=shown, phase="connect")
-                raise about from error.__cause__
+            return secure(line, self._tls(), origin.host, deadline)
+        except BaseException:
+            line.close(rudely=True)
             raise
 
-    def _tls(self, url: str) -> ssl.SSLContext | None:
-        if origin_of(url).scheme != "wss":
+    def _proxy_for(self, url: str) -> str | None:
+        """Return the URL of the proxy that the environment names for a server, if it may be asked and does."""
+        if not self._policies[Detours].environment:
             return None
+        from .web import _proxies
+
+        as_http = url.replace("ws", "http", 1)
+        found = _proxies(as_http)
+        return found.get(as_http.partition("://")[0]) or found.get("all")
+
+    def _through(self, proxy: str, origin: Origin, deadline: Deadline) -> Line:
+        from .lines import connect
+        from .upgrade import Declined, tunnel
+
+        try:
+            bare, user, password = without_userinfo(check_url(proxy, ("http",), "the proxy"))
+        except ValueError as flaw:
+            raise LocalProtocolError(f"{flaw} (trust_env)", may_have_run=False) from None
+        host = f"[{origin.host}]" if ":" in origin.host else origin.host
+        try:
+            line = connect(origin_of(bare), self._policies[SocketBuffers], deadline)
+        except OSError as error:
+            if isinstance(error, MCPError):
+                raise
+            raise _unreachable(error, f"the proxy {redact_url(bare)}") from error
+        try:
+            tunnel(line, f"{host}:{origin.port}", None if user is None else basic(user, password or ""), deadline)
+            return line
+        except BaseException as error:
+            line.close(rudely=True)
+            if isinstance(error, Declined):
+                raise _declined(bare, error, "the proxy does not lead on") from None
+            raise
+
+    def _tls(self) -> ssl.SSLContext:
         if self._context is not None:
             return self._context
         from .web import tls_context

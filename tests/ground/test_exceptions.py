@@ -10,7 +10,11 @@ import pytest
 
 from mcp_sync import exceptions
 from mcp_sync.exceptions import (
+    AuthError,
+    CircuitOpen,
+    ClosedByServer,
     ForkedClientError,
+    HTTPStatusError,
     JSONRPCError,
     LocalProtocolError,
     MCPConnectionError,
@@ -19,8 +23,11 @@ from mcp_sync.exceptions import (
     MCPTransportError,
     MessageTooLarge,
     ProtocolError,
+    RateLimited,
     Refused,
     RemoteProtocolError,
+    ServerError,
+    SessionExpired,
     ToolError,
     TooManyRequests,
 )
@@ -30,6 +37,7 @@ PLAIN = [
     MCPTransportError,
     MCPConnectionError,
     ForkedClientError,
+    SessionExpired,
     MCPTimeoutError,
     MessageTooLarge,
     Refused,
@@ -38,10 +46,14 @@ PLAIN = [
     LocalProtocolError,
     RemoteProtocolError,
 ]
+STATUSES = {HTTPStatusError: 404, AuthError: 401, RateLimited: 429, ServerError: 503}
 EVERY = [
     *(kind("it broke", details={"phase": "wait", "limit": 2.0}, may_have_run=False) for kind in PLAIN),
     JSONRPCError(-32602, "no such tool", {"tool": "x"}, method="tools/call"),
     ToolError("out of paper", tool="print", result={"isError": True}),
+    *(kind("it said no", status, 1.5, details={"status": status}) for kind, status in STATUSES.items()),
+    CircuitOpen("it is left alone", 12.5, details={"server": "calc"}),
+    ClosedByServer("it went away", 1001, "lunch", details={"code": 1001}),
 ]
 NAMES = [type(error).__name__ for error in EVERY]
 
@@ -148,11 +160,24 @@ def test_the_text_of_an_error_is_made_of_its_attributes(error: MCPError, text: s
         (ToolError("x"), True),
         (MCPError("x"), None),
         (Refused("x", may_have_run=False), False),
+        (CircuitOpen("x", 1.0), False),
+        (ServerError("x", 503), None),
     ],
-    ids=["answered", "tool ran", "unknown", "not sent"],
+    ids=["answered", "tool ran", "unknown", "not sent", "not even tried", "nobody knows"],
 )
 def test_an_error_says_whether_the_request_may_have_run(error: MCPError, verdict: bool | None) -> None:
     assert error.may_have_run is verdict
+
+
+@pytest.mark.parametrize("error", [error for error in EVERY if isinstance(error, (HTTPStatusError, CircuitOpen))])
+def test_when_to_come_back_survives_being_told_of_a_call(error: HTTPStatusError | CircuitOpen) -> None:
+    mine = error.about("tools/list", may_have_run=False)
+    assert mine.retry_after == error.retry_after is not None
+    assert getattr(mine, "status", None) == getattr(error, "status", None)
+
+
+def test_where_the_server_said_nothing_nobody_knows_when_to_come_back() -> None:
+    assert RateLimited("too often", 429).retry_after is None
 
 
 def test_a_note_added_to_an_error_survives_pickling() -> None:
