@@ -47,7 +47,7 @@ SWEEP_SHARE = 0.25
 """Share of the time to connect that removing what dead processes left may take."""
 VERDICT_PAUSE = 0.01
 """Seconds between two looks whether the engine knows already that a container has ended."""
-LATE_PAUSES = (0.0, 0.5, 1.0, 2.0)
+LATE_PAUSES = (0.0, 0.3, 0.7)
 """Seconds before each attempt to remove what a request may have created that was not answered in time."""
 TOKEN = "mcp-sync.token"
 """The label by which a container is found whose number we were never told."""
@@ -105,7 +105,11 @@ class _Line(docker.APIClient):
         self.deadline = deadline
         self._own: list[Any] = []
         self._trusting = False
-        super().__init__(version="auto", **about)  # asks the engine which version it speaks
+        super().__init__(version=docker.constants.DEFAULT_DOCKER_API_VERSION, **about)  # "auto" would ask here and now
+
+    def speak_its_version(self) -> None:
+        """Ask the engine which version it speaks."""
+        self._version = str(self.version(api_version=False)["ApiVersion"])
 
     @classmethod
     def like(cls, given: docker.APIClient, deadline: Deadline) -> _Line:
@@ -229,12 +233,12 @@ class Engine:
             self.address = _address_of(self._given)
             _check_reachable(self.address, "the client")
             self._api = _Line.like(self._given, deadline)
-            self.ask("say its version", deadline, lambda api: api.version(api_version=False))
-            return
-        about = self._explaining("be found", deadline, _surroundings)
-        self.address = about.get("base_url") or "unix:///var/run/docker.sock"
-        _check_reachable(self.address, "DOCKER_HOST")
-        self._api = self._explaining("say its version", deadline, lambda: _Line(deadline, **about))
+        else:
+            about = self._explaining("be found", deadline, _surroundings)
+            self.address = about.get("base_url") or "unix:///var/run/docker.sock"
+            _check_reachable(self.address, "DOCKER_HOST")
+            self._api = self._explaining("be found", deadline, lambda: _Line(deadline, **about))
+        self.ask("say its version", deadline, lambda api: api.speak_its_version())
 
     def ask(self, step: str, deadline: Deadline, work: Callable[[Any], R]) -> R:
         """Ask the engine for something.
@@ -387,6 +391,7 @@ class Container:
         self._name = settings.create.get("name") or f"mcp-sync-{token}"
         self._begun = False
         self._gone = False
+        self._pauses = LATE_PAUSES
         self._removing = threading.RLock()  # guards _gone
         self._done: Callable[[], object] = lambda: None
         tell_of_forks(self)
@@ -523,12 +528,13 @@ class Container:
 
     def _remove_unnumbered(self, deadline: Deadline) -> bool:
         """Remove what a request that was not answered may have created, now or in a moment."""
-        for pause in LATE_PAUSES:
+        pauses, self._pauses = self._pauses, (0.0,)  # by the next time it is there, or never will be
+        for pause in pauses:
             threading.Event().wait(min(pause, deadline.remaining))
             for reference in [self._name] if self._named_by_us else self._found(deadline):
                 if self.engine.remove(reference, deadline):
                     return True
-        return True  # it was never created
+        return len(pauses) == 1
 
     def _found(self, deadline: Deadline) -> list[str]:
         """Return what the engine calls it: a name that the user chose may be somebody else's."""

@@ -23,6 +23,8 @@ R = TypeVar("R")
 
 GRACE_SECONDS = 0.05
 """How long after the deadline the thread may still say, better than we can, what it was waiting for."""
+UNDO_SECONDS = 0.5
+"""How long an error waits for what was made by then to be unmade; after that it goes on without anybody waiting."""
 INTERRUPTED_SECONDS = 0.5
 """How long the step under way may take when nobody wants the result any more."""
 
@@ -52,7 +54,7 @@ class Making(Generic[R]):
         self._unmake = unmake
         self._hurry = hurry
         self._undo: list[Callable[[], object]] = []
-        self._told = threading.Event()
+        self._known = threading.Event()
         self._over = threading.Event()
         self._lock = threading.Lock()  # guards _results, _error, _unwanted
         self._results: list[R] = []
@@ -85,7 +87,9 @@ class Making(Generic[R]):
                 start_thread(self._name, self._run, done)
             except RuntimeError:  # the interpreter is shutting down, or there can be no more threads
                 self._run(done)
-            await_event(self._told, deadline.remaining + GRACE_SECONDS)
+            await_event(self._known, deadline.remaining + GRACE_SECONDS)
+            if self._error is not None:
+                await_event(self._over, deadline.sooner(UNDO_SECONDS).remaining)
             return self._take(deadline, what)
         except BaseException:
             self._abandon(Deadline(INTERRUPTED_SECONDS))
@@ -115,6 +119,7 @@ class Making(Generic[R]):
             whole = self._work(self)
         except BaseException as error:
             self._error = error
+            self._known.set()
             self._undo_all()
         else:
             with self._lock:
@@ -124,7 +129,7 @@ class Making(Generic[R]):
             if unwanted:
                 self._unmake(whole)
         finally:
-            self._told.set()
+            self._known.set()
             self._over.set()
             done()
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..deadlines import Deadline, as_timeout
-from ..engine.backlog import Backlog
+from ..engine.backlog import BACKLOG_ITEMS, Backlog
 from ..engine.caller import Caller, CallFuture, Incoming, Question
 from ..engine.connect import Introduction, closing_time
 from ..engine.lifetimes import close_when_forgotten, tell_of_forks
@@ -31,10 +31,16 @@ class MCPSession:
     """
 
     def __init__(
-        self, converse: Callable[[Introduction], Caller], timeout: float, version: str | None, name: str
+        self,
+        converse: Callable[[Introduction], Caller],
+        timeout: float,
+        version: str | None,
+        name: str,
+        backlog: int = BACKLOG_ITEMS,
     ) -> None:
         self._timeout = timeout
-        self._pushed: Backlog[dict[str, Any] | MCPError] = Backlog()
+        self._backlog = backlog
+        self._pushed: Backlog[dict[str, Any] | MCPError] = Backlog(backlog)
         self._streams: list[Backlog[Any]] = []
         self._closing = False
         self.dropped = 0
@@ -129,7 +135,7 @@ class MCPSession:
             MCPError: As ``send_request``, from the iterator.
         """
         deadline = self._deadline(timeout)
-        items: Backlog[Any] = Backlog()
+        items: Backlog[Any] = Backlog(self._backlog)
         question: Question[dict[str, Any]] = Question(
             method,
             _checked(params),
@@ -249,7 +255,7 @@ class MCPSession:
 
     def forked(self) -> None:
         """In a forked child: end the loops of whoever listens; the old queue's locks may be held by nobody."""
-        self._pushed = Backlog()
+        self._pushed = Backlog(self._backlog)
         text = f"{self._caller.name} was connected by the process that this one was forked from"
         self._pushed.put(ForkedClientError(text))
 

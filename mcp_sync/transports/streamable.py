@@ -81,8 +81,8 @@ from .web import Reply, Web
 
 GREETING_SECONDS, GREETING_SHARE = 1.0, 1 / 4
 """How long a conversation waits for the stream of what the server says unasked: seconds, and share of the timeout."""
-FAREWELL_SECONDS = 2.0
-"""How long ending the session on the server may take."""
+FAREWELL_SECONDS, EXIT_FAREWELL_SECONDS = 2.0, 0.3
+"""How long ending the session on the server may take; the second when the interpreter exits."""
 STREAM_PAUSE = 1.0
 """Seconds before the stream of what the server says unasked is opened again."""
 RESUMPTIONS = 5
@@ -707,11 +707,12 @@ class HttpChannel(Channel):
         """Tell the server that the session is over (basic/transports: it may not care)."""
         with self._lock:
             session_id, self._session_id = self._session_id, ""
-        if not session_id or self._session_lost or not self._sessions.ended or exiting():
+        if not session_id or self._session_lost or not self._sessions.ended:
             return
+        patience = EXIT_FAREWELL_SECONDS if exiting() else FAREWELL_SECONDS
         try:
             headers = {**self._headers("*/*"), "Mcp-Session-Id": session_id, "MCP-Protocol-Version": self._version}
-            exchange = self._web.exchange(deadline.sooner(FAREWELL_SECONDS))
+            exchange = self._web.exchange(deadline.sooner(patience))
             exchange.counted = False
             reply = self._web.send("DELETE", self._web.url, headers, None, exchange)
             reply.drain(DRAIN_SECONDS, DRAIN_BYTES)

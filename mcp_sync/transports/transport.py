@@ -302,7 +302,11 @@ class MCPTransport:
         one_of("protocol_version", protocol_version, VERSIONS)
         limit = as_timeout(timeout, default=self.timeout)
         return MCPSession(
-            lambda introduction: self.converse(introduction, Deadline(limit)), limit, protocol_version, self.name
+            lambda introduction: self.converse(introduction, Deadline(limit)),
+            limit,
+            protocol_version,
+            self.name,
+            self._policies[Limits].backlog,
         )
 
     def converse(self, introduction: Introduction, deadline: Deadline) -> Caller:

@@ -17,22 +17,26 @@ class Entry:
         module: In ``contenders/``.
         cls: The class there.
         peer: Whose interpreter runs it: an environment of tests/peers/install.py; empty means our own.
+        bindings: What it can speak.
     """
 
     label: str
     module: str
     cls: str
     peer: str = ""
+    bindings: tuple[str, ...] = ("stdio", "http")
 
 
 ENTRIES = {
-    "raw": Entry("raw loop (the limit)", "raw", "Raw"),
+    "raw": Entry("raw loop (the limit)", "raw", "Raw", bindings=("stdio",)),
+    "socket": Entry("raw socket (the limit)", "raw_http", "Socket", bindings=("http",)),
+    "requests": Entry("requests.Session alone", "plain_http", "Requests", bindings=("http",)),
     "session": Entry("mcp_sync session, dicts", "ours", "Session"),
     "client": Entry("mcp_sync Client, typed", "ours", "TypedClient"),
     "sdk": Entry("official SDK 2, async", "sdk2", "Async", "sdk2"),
     "portal": Entry("official SDK 2, sync portal", "sdk2", "Portal", "sdk2"),
 }
-LIMIT = "raw"
+LIMITS = {"stdio": "raw", "http": "socket"}
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,8 @@ class Case:
         unit: What the times are for.
         arguments: For the method, beside ``n``.
         era: Of the connection.
+        binding: Of the connection.
+        path: Of the server, over HTTP.
         warm_up: ``n`` of the first run, which tells how many make a round of ``seconds``, and is not counted.
         seconds: How long a round may take.
         rounds: How many at most; none means that the first run is all.
@@ -56,6 +62,8 @@ class Case:
     unit: str = "call"
     arguments: dict[str, Any] = field(default_factory=dict)
     era: str = "handshake"
+    binding: str = "stdio"
+    path: str = "/mcp"
     warm_up: int = 1
     seconds: float = 0.25
     rounds: int = 99
@@ -64,6 +72,10 @@ class Case:
 
 def _text(megabytes: int, **more: Any) -> Case:
     return Case(f"{megabytes} MB result", "calls", arguments={"tool": "bench_text", "number": megabytes * MB}, **more)
+
+
+def _http(title: str, method: str = "calls", **more: Any) -> Case:
+    return Case(f"HTTP: {title}", method, binding="http", **more)
 
 
 _QUADRATIC = "its line buffer is quadratic"
@@ -82,6 +94,26 @@ CASES = {
     "notify": Case("notifications in, bursts of 500", "notifications", "notification", {"burst": 500}),
     "connect": Case("connect, call, close", "connects", "connection", warm_up=2, seconds=0.5),
     "idle": Case("50 idle connections", "idle", "connection", warm_up=50, rounds=0),
+    "http": _http("tiny call, answered as JSON, p50", warm_up=100),
+    "http-stateless": _http("tiny call, 2026-07-28, p50", era="stateless", warm_up=100),
+    "http-stream": _http("tiny call, answered as a stream, p50", arguments={"tool": "bench_stream"}, warm_up=100),
+    "http-text1": _http("1 MB result as JSON", arguments={"tool": "bench_text", "number": MB}, warm_up=10),
+    "http-threads32": _http("32 threads (tasks)", "crowd", arguments={"width": 32}, warm_up=640),
+    "http-events": _http(
+        "100,000 events on one stream",
+        "notifications",
+        unit="event",
+        arguments={"burst": 100_000},
+        without={"session": "what nobody takes at once, it drops"},
+    ),
+    "http-event10": _http(
+        "one event of 10 MB in 120,000 lines", arguments={"tool": "bench_lines", "number": 120_000}, rounds=5
+    ),
+    "http-connect": _http("connect, call, close", "connects", unit="connection", warm_up=2, seconds=0.5),
+    "http-idle": _http("200 idle connections", "idle", unit="connection", warm_up=200, rounds=0),
+    "http-idle-stream": _http(
+        "200 idle connections with a stream", "idle", unit="connection", path="/stream", warm_up=200, rounds=0
+    ),
 }
 GROWTH = {"40/10 MB": ("text40", "text10"), "100/10 MB": ("text100", "text10")}
 """Costs to be compared with each other, within one contender: 4 and 10 where they are linear."""

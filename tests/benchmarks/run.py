@@ -1,4 +1,4 @@
-"""The benchmark: what a call costs, as a ratio to a raw loop over the same pipe, and beside the official SDK.
+"""The benchmark: what a call costs, as a ratio to a raw loop over the same pipe or socket, and beside the official SDK.
 
 ::
 
@@ -7,10 +7,10 @@
     python tests/benchmarks/run.py --list
 
 Times say something about this machine at this moment; ratios carry over. Every contender works in a process of its own
-against the same server. In each round each contender has its turn, in an order that rotates, and the ratio is formed
-inside the round: whatever slows the machine down slows them all. Shown is the median of the rounds, with the smallest
-and the largest ratio. CPU is that of the contender's process, all threads; where wall time depends on which CPU the
-scheduler chose, trust the CPU.
+against a server of its own, which is always the same (server.py, http_server.py). In each round each contender has its
+turn, in an order that rotates, and the ratio is formed inside the round: whatever slows the machine down slows them
+all. Shown is the median of the rounds, with the smallest and the largest ratio. CPU is that of the contender's process,
+all threads; where wall time depends on which CPU the scheduler chose, trust the CPU.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from cases import CASES, ENTRIES, GROWTH, LIMIT, STARTS, Case, Entry
+from cases import CASES, ENTRIES, GROWTH, LIMITS, STARTS, Case, Entry
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
@@ -39,6 +39,7 @@ sys.path.insert(0, str(HERE.parent))
 from peers import install  # noqa: E402  # a folder beside ours, not a package that is installed
 
 SERVER = [sys.executable, "-I", "-S", str(HERE / "server.py")]
+HTTP_SERVER = [sys.executable, "-I", "-S", str(HERE / "http_server.py")]
 SLOW_SECONDS = 2.0
 """A contender whose first run takes longer has had its only round."""
 
@@ -49,7 +50,11 @@ class Worker:
     """A contender's process; see worker.py."""
 
     def __init__(self, entry: Entry, case: Case) -> None:
-        command = [python_for(entry.peer), str(HERE / "worker.py"), entry.module, entry.cls, json.dumps(SERVER)]
+        self._server: subprocess.Popen[str] | None = None
+        server: list[str] | str = SERVER
+        if case.binding == "http":
+            self._server, server = serve_http(case.path)
+        command = [python_for(entry.peer), str(HERE / "worker.py"), entry.module, entry.cls, json.dumps(server)]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self._first: dict[str, Any] = {"era": case.era}
         self._case = case
@@ -74,6 +79,16 @@ class Worker:
 
     def close(self) -> None:
         self._process.communicate()
+        if self._server is not None:
+            self._server.kill()
+            self._server.communicate()
+
+
+def serve_http(path: str) -> tuple[subprocess.Popen[str], str]:
+    """Start the server over HTTP; return it and its URL."""
+    server = subprocess.Popen(HTTP_SERVER, stdout=subprocess.PIPE, text=True)
+    assert server.stdout is not None
+    return server, f"http://127.0.0.1:{int(server.stdout.readline())}{path}"
 
 
 def python_for(peer: str) -> str:
@@ -118,7 +133,7 @@ def measure(case: Case, names: list[str], rounds: int) -> dict[str, Record]:
     with contextlib.ExitStack() as stack:
         workers = {}
         for name in names:
-            if name not in case.without:
+            if name not in case.without and case.binding in ENTRIES[name].bindings:
                 workers[name] = Worker(ENTRIES[name], case)
                 stack.callback(workers[name].close)
         records = {name: Record(worker.run()) for name, worker in workers.items()}
@@ -134,7 +149,7 @@ def measure(case: Case, names: list[str], rounds: int) -> dict[str, Record]:
 
 def rows_of(key: str, records: dict[str, Record]) -> list[Answer]:
     """Return a row for each contender: medians, and the ratios to the limit of the same round."""
-    limit = records[LIMIT if LIMIT in records else next(iter(records))]
+    limit = records.get(LIMITS[CASES[key].binding]) or next(iter(records.values()))
     return [{"case": key, "contender": name, **_row(record, limit)} for name, record in records.items()]
 
 
@@ -231,7 +246,7 @@ def table(head: list[str], lines: list[list[str]]) -> str:
 def show_case(key: str, rows: list[Answer], missing: dict[str, str]) -> str:
     """Return one case as a table."""
     case = CASES[key]
-    if key == "idle":
+    if case.method == "idle":
         head = [case.title, "RSS KB each", "threads each", "RSS KB before"]
         lines = [
             [label(row), row["error"], "", ""]
@@ -301,7 +316,10 @@ def run(keys: list[str], names: list[str], rounds: int) -> Iterator[tuple[str, l
             yield "starts", starts, show_starts(starts)
             continue
         case = CASES[key]
-        new = rows_of(key, measure(case, names, rounds))
+        records = measure(case, names, rounds)
+        if not records:
+            continue  # nobody of those chosen speaks that
+        new = rows_of(key, records)
         rows += new
         yield "rows", new, show_case(key, new, {name: why for name, why in case.without.items() if name in names})
     if growth := growth_of(rows):
@@ -347,8 +365,8 @@ def parse() -> argparse.Namespace:
     options = parser.parse_args()
     if options.list:
         listed = {**{key: case.title for key, case in CASES.items()}, "start": "a new process, first call"}
-        print("\n".join(f"{key:10} {title}" for key, title in listed.items()))
-        print("\n".join(f"{key:10} {entry.label}" for key, entry in ENTRIES.items()))
+        print("\n".join(f"{key:16} {title}" for key, title in listed.items()))
+        print("\n".join(f"{key:16} {entry.label}" for key, entry in ENTRIES.items()))
         parser.exit()
     return options
 

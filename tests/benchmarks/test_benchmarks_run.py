@@ -36,6 +36,28 @@ def test_every_contender_gets_its_row_with_finite_ratios(tmp_path: Path) -> None
         assert text in printed
 
 
+def test_over_http_the_limit_is_another(tmp_path: Path) -> None:
+    report, printed = bench(tmp_path, "--cases", "http,http-stream", "--rounds", "1", "--quick")
+    rows = report["rows"]
+    assert {row["contender"] for row in rows} >= {"socket", "requests", "session", "client"}
+    assert "raw" not in {row["contender"] for row in rows}
+    assert {row["wall_x"] for row in rows if row["contender"] == "socket"} == {1.0}
+    assert "requests.Session alone" in printed
+
+
+@pytest.mark.parametrize("case", ["http-stateless", "http-text1", "http-threads32", "http-event10", "http-connect"])
+def test_our_clients_can_do_the_other_cases_over_http_too(tmp_path: Path, case: str) -> None:
+    report, _ = bench(tmp_path, "--cases", case, "--contenders", "socket,session,client", "--rounds", "1", "--quick")
+    assert [row["contender"] for row in report["rows"]] == ["socket", "session", "client"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["http-events", "http-idle", "http-idle-stream"])
+def test_the_long_cases_over_http_work(tmp_path: Path, case: str) -> None:
+    report, _ = bench(tmp_path, "--cases", case, "--contenders", "socket,requests,client", "--rounds", "1", "--quick")
+    assert [row["contender"] for row in report["rows"]] == ["socket", "requests", "client"]
+
+
 @pytest.mark.parametrize("case", ["stateless", "threads8", "flight", "arg1", "connect"])
 def test_our_clients_can_do_the_other_cases_too(tmp_path: Path, case: str) -> None:
     report, _ = bench(tmp_path, "--cases", case, "--contenders", "raw,session,client", "--rounds", "1", "--quick")

@@ -1,4 +1,4 @@
-"""The environment of the host tests: gunicorn, a Jupyter kernel, and what the library needs.
+"""The environment of the host tests: gunicorn, Flask, Django, a Jupyter kernel, and what the library needs.
 
 Run it with any Python >= 3.10; a second run does nothing until requirements.txt changes::
 
@@ -41,7 +41,7 @@ def install() -> None:
 def demand() -> str:
     """Return the path of its Python; raises with advice if it is not installed."""
     if not is_installed():
-        raise peers.InstallError(f"gunicorn and Jupyter are not installed; run: {sys.executable} {__file__}")
+        raise peers.InstallError(f"gunicorn and its like are not installed; run: {sys.executable} {__file__}")
     return PYTHON
 
 

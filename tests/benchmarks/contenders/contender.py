@@ -22,6 +22,8 @@ TINY = "bench_tiny"
 TINY_ARGUMENTS = {"a": 1, "b": 2}
 LIMIT = 256 << 20
 """For contenders that have a limit on the size of a message."""
+BACKLOG = 200_000
+"""For contenders that have one on the number of notifications that wait."""
 VERSIONS = {"handshake": "2025-11-25", "stateless": "2026-07-28"}
 
 
@@ -61,9 +63,13 @@ def arguments_of(number: int, size: int) -> dict[str, Any]:
 
 
 class Contender:
-    """Somebody who takes part; this one blocks, and has threads."""
+    """Somebody who takes part; this one blocks, and has threads.
 
-    def __init__(self, server: list[str]) -> None:
+    Args:
+        server: The server's command as a list, or its URL.
+    """
+
+    def __init__(self, server: Any) -> None:
         self.server = server
         self.connection: Any = None
 
@@ -134,7 +140,7 @@ class Contender:
         return watch.per(n * burst)
 
     def connects(self, n: int) -> Times:
-        """Start the server, shake hands, call once, end it all."""
+        """Start the server, if it is a command; shake hands, call once, end it all."""
         times = []
         with Watch() as watch:
             for _ in range(n):

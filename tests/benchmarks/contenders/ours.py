@@ -5,16 +5,18 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-from contenders.contender import LIMIT, VERSIONS, Contender
+from contenders.contender import BACKLOG, LIMIT, VERSIONS, Contender
 
-from mcp_sync import Client, StdioTransport
+from mcp_sync import Client, StdioTransport, StreamableHTTPTransport
 
 
 class SessionConnection:
     """``transport.create_session()``."""
 
-    def __init__(self, server: list[str], era: str) -> None:
-        self.session = StdioTransport(server, max_message_size=LIMIT).create_session(protocol_version=VERSIONS[era])
+    def __init__(self, server: list[str] | str, era: str) -> None:
+        kind = StreamableHTTPTransport if isinstance(server, str) else StdioTransport
+        transport = kind(server, max_message_size=LIMIT, max_backlog=BACKLOG)
+        self.session = transport.create_session(protocol_version=VERSIONS[era])
         self.messages = self.session.listen()
 
     def call(self, tool: str, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -35,11 +37,12 @@ class SessionConnection:
 class ClientConnection:
     """``Client``."""
 
-    def __init__(self, server: list[str], era: str) -> None:
+    def __init__(self, server: list[str] | str, era: str) -> None:
         self.arrived = threading.Semaphore(0)
         self.client = Client(
             server,
             max_message_size=LIMIT,
+            max_backlog=BACKLOG,
             protocol_version=VERSIONS[era],
             on_notification=lambda notification: self.arrived.release(),
         ).connect()

@@ -24,19 +24,25 @@ from contenders.contender import (
     summary,
 )
 from mcp import Client, StdioServerParameters
+from mcp.client.streamable_http import streamable_http_client
 
+OPENING_SECONDS = 0.5
+"""For what a task does after connecting: it opens a stream."""
 MODES = {"handshake": "legacy", "stateless": "auto"}
 
 
-def client_of(server: list[str], era: str, note: Callable[[Any], Awaitable[None]] | None = None) -> Client:
-    parameters = StdioServerParameters(command=server[0], args=server[1:])
-    return Client(parameters, mode=MODES[era], message_handler=note)
+def client_of(server: list[str] | str, era: str, note: Callable[[Any], Awaitable[None]] | None = None) -> Client:
+    if isinstance(server, str):
+        target: Any = streamable_http_client(server, max_sse_event_size=None)
+    else:
+        target = StdioServerParameters(command=server[0], args=server[1:])
+    return Client(target, mode=MODES[era], message_handler=note)
 
 
 class PortalConnection:
     """The Client behind ``anyio.from_thread.start_blocking_portal``, the way to use it from threads."""
 
-    def __init__(self, server: list[str], era: str) -> None:
+    def __init__(self, server: list[str] | str, era: str) -> None:
         self.arrived = threading.Semaphore(0)
         self._stack = contextlib.ExitStack()
         self.portal = self._stack.enter_context(anyio.from_thread.start_blocking_portal())
@@ -150,4 +156,5 @@ class Async(Contender):
         async with contextlib.AsyncExitStack() as stack:
             for _ in range(n):
                 await stack.enter_async_context(client_of(self.server, "handshake"))
+            await anyio.sleep(OPENING_SECONDS)
             return growth(before, n)
