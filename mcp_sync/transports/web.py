@@ -17,6 +17,7 @@ import os
 import queue
 import socket
 import ssl
+import struct
 import threading
 import time
 import weakref
@@ -144,6 +145,10 @@ class Exchange:
     def remaining(self) -> float:
         """Seconds left."""
         return READ_SECONDS if self.deadline is None else self.deadline.remaining
+
+    def was_cut(self) -> bool:
+        """Tell whether somebody has cut it; may change from one moment to the next."""
+        return bool(self.why)
 
     @property
     def late(self) -> bool:
@@ -355,6 +360,11 @@ class _PlainPool(_Pooled, HTTPConnectionPool):
 class _SecurePool(_Pooled, HTTPSConnectionPool):
     ConnectionCls = _SecureWire
 
+    def _validate_conn(self, conn: Any) -> None:
+        """Connect; without urllib3's warning about certificates, which were not to be checked."""
+        if conn.is_closed:
+            conn.connect()
+
 
 class Adapter(HTTPAdapter):
     """An adapter of requests whose connections an Exchange can cut.
@@ -457,6 +467,8 @@ def _set_options(line: socket.socket, settings: Connections, replies: Replies) -
 def _shut_down(line: socket.socket | None) -> None:
     if line is not None:
         try:
+            # Whoever still sends is to hear of it at once: closing resets the connection.
+            line.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             # Not an SSLSocket's own: that forgets its TLS object, and a reader would get what was encrypted.
             socket.socket.shutdown(line, socket.SHUT_RDWR)
         except OSError:
@@ -735,9 +747,11 @@ class Reply:
             RemoteProtocolError: It cannot be decoded.
         """
         failure: MCPError | None = None
+        if self.exchange.was_cut():  # what the system still holds of a connection that was cut is nobody's
+            raise as_error(Cut(), self.exchange, self.url)
         try:
             data: bytes = self._response.raw.read1(size, decode_content=True)
-            if data or not self.exchange.why:
+            if data or not self.exchange.was_cut():
                 return data
             failure = as_error(Cut(), self.exchange, self.url)
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError, AttributeError) as broken:
