@@ -17,7 +17,7 @@ from ..engine.caller import Caller, CallFuture, Handler, Incoming, Question
 from ..engine.dispatch import Job
 from ..engine.interrupts import await_event, let_go
 from ..engine.lifetimes import tell_of_forks
-from ..exceptions import MCPConnectionError, MCPError, MCPTimeoutError, SessionExpired
+from ..exceptions import MCPConnectionError, MCPError, MCPTimeoutError, ServerError, SessionExpired
 from ..policies import Reconnect
 from ..protocol.eras import Era, Stateless
 from ..protocol.messages import Notification
@@ -46,7 +46,7 @@ class Ear(Handler):
 
     def __init__(self, handler: Handler | None) -> None:
         self._handler = weakref.ref(handler) if handler is not None else None
-        self._replaced = False
+        self._told = False
 
     def offers(self, method: str) -> bool:
         """Whether the application has anything to say to it."""
@@ -67,15 +67,10 @@ class Ear(Handler):
             target.notification(notification)
 
     def closed(self, error: MCPError) -> None:
-        """Tell that the conversation is over; not when another has taken its place, which has been told."""
-        target = self._target()
-        if target is not None and not self._replaced:
+        """Tell, on the lane, that what was subscribed to is lost, though calls may go on elsewhere; once."""
+        target, told, self._told = self._target(), self._told, True
+        if target is not None and not told:
             target.closed(error)
-
-    def replaced(self, error: MCPError) -> None:
-        """Tell, on the lane, that what was subscribed to is lost, though calls go on."""
-        self.closed(error)
-        self._replaced = True
 
     def _target(self) -> Handler | None:
         return self._handler() if self._handler is not None else None
@@ -201,8 +196,8 @@ class Reconnecting(Caller):
             self._retired.append(stale)
         if self._closing.is_set():
             fresh.close(Deadline(CLOSE_SECONDS))
-        if why is not None:
-            stale.post(lambda: old_ear.replaced(why))
+        lost = why or SessionExpired("the connection has ended, or the server has forgotten it", may_have_run=False)
+        stale.post(lambda: old_ear.closed(lost))  # unless it has been told already
         self._close_retired(deadline)
 
     def _dial_again(self, ear: Ear, version: str, deadline: Deadline) -> Caller:
@@ -210,7 +205,7 @@ class Reconnecting(Caller):
         for attempt in range(max(1, self._policy.attempts)):
             try:
                 return self._dial(ear, version, self._note_opening, deadline)
-            except MCPConnectionError:
+            except (MCPConnectionError, ServerError):  # a proxy says 503 for a server that is being started
                 if attempt + 1 >= self._policy.attempts or pause >= deadline.remaining:
                     raise
             if await_event(self._closing, pause):

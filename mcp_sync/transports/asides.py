@@ -71,9 +71,14 @@ class Asides:
         if len(self._tail) == STDERR_BYTES:
             lines = lines[1:] or lines
         details: dict[str, Any] = {"stderr": lines[-STDERR_LINES:], "stdout": list(self._noise)}
-        if self.outlet is not None and self.outlet.dropped:
-            details["stderr_dropped"] = self.outlet.dropped
+        if self.dropped:
+            details["stderr_dropped"] = self.dropped
         return details
+
+    @property
+    def dropped(self) -> int:
+        """How many lines of stderr were taken too slowly to be given."""
+        return 0 if self.outlet is None else self.outlet.dropped
 
     def _pass_on(self, lines: Sequence[bytes]) -> None:
         if lines and self.outlet is not None:

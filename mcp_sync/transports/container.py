@@ -379,8 +379,8 @@ class ContainerPipe(Pipe):
         finally:
             self._give_back()
         verdict = self._verdict or Verdict()
-        if self.asides.outlet is not None and self.asides.outlet.dropped:
-            self.feed.emit(Ignored(self.name, f"{self.asides.outlet.dropped} lines of stderr, taken too slowly"))
+        if self.asides.dropped:
+            self.feed.emit(Ignored(self.name, f"{self.asides.dropped} lines of stderr, taken too slowly"))
         self.feed.emit(ContainerEnded(self.name, self._container.id, verdict.status, verdict.out_of_memory))
 
     def _climb_down(self) -> None:

@@ -44,7 +44,7 @@ from .transport import CLOSE_SECONDS, MCPTransport
 if TYPE_CHECKING:
     import docker
 
-    from .dockerd import Container, Settings
+    from .contained import Container, Settings
 
 KINDS = (Limits, Grace, Restart)
 
@@ -215,7 +215,8 @@ class DockerTransport(MCPTransport):
         return {name: value for name, value in extra.items() if name != "tty"}
 
     def _settings(self) -> Settings:
-        from .dockerd import Settings, create_keywords, host_keywords
+        from .contained import Settings
+        from .dockerd import create_keywords, host_keywords
 
         host: dict[str, Any] = {
             "cap_drop": ["ALL"],
@@ -255,7 +256,8 @@ class DockerTransport(MCPTransport):
         """
         if sys.platform == "win32":
             raise MCPTransportError("Docker is not supported on Windows yet", may_have_run=False)
-        from .dockerd import Container, Engine
+        from .contained import Container
+        from .dockerd import Engine
 
         engine = Engine(self._client, self._secrets())
         container = Container(engine, self._settings(), secrets.token_hex(8))
@@ -265,7 +267,7 @@ class DockerTransport(MCPTransport):
             lambda channel: channel.close(Deadline(INTERRUPTED_SECONDS)),
             engine.hurry,
         )
-        return making.result(deadline, f"a container of {self.image}")
+        return making.result(deadline, lambda: f"a container of {self.image} on the engine at {engine.address}")
 
     def _start(self, making: Making[PipeChannel], container: Container, deadline: Deadline) -> PipeChannel:
         engine = container.engine
@@ -290,6 +292,7 @@ class DockerTransport(MCPTransport):
         for one in self._containers:
             if one.left:
                 one.remove(deadline)
+                one.leave()
         self._containers = [*(one for one in self._containers if not one.over), container]
 
     def _channel_to(self, container: Container, attachment: Any) -> PipeChannel:
@@ -462,6 +465,8 @@ def _network(network: object, ports: object, extra: dict[str, Any]) -> str | Non
         if network is not None:
             raise TypeError("give network or network_mode, not both: they mean the same")
         network = extra.pop("network_mode")
+    if extra.get("network_disabled") and ports:
+        raise ValueError("ports cannot be reached with network_disabled=True; leave out one of them")
     if network is None:
         return None
     if not isinstance(network, str) or not network:

@@ -15,10 +15,11 @@ import inspect
 import logging
 import os
 import socket
+import ssl
+import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import docker
@@ -31,11 +32,11 @@ import docker.utils.ports
 
 from ..deadlines import Deadline
 from ..engine.dispatch import reaper
-from ..engine.lifetimes import close_at_exit, tell_of_forks
+from ..engine.lifetimes import tell_of_forks
 from ..exceptions import MCPConnectionError, MCPError, MCPTimeoutError, TooManyRequests
 from ..protocol.redact import mask, redact_url
 from . import owners
-from .container import Attachment, Verdict
+from .container import Attachment
 
 log = logging.getLogger("mcp_sync")
 
@@ -44,34 +45,13 @@ R = TypeVar("R")
 LEAST_SECONDS = 0.001
 """The shortest timeout that the SDK takes."""
 SWEEP_SHARE = 0.25
-"""Share of the time to connect that removing what dead processes left may take."""
-VERDICT_PAUSE = 0.01
-"""Seconds between two looks whether the engine knows already that a container has ended."""
-LATE_PAUSES = (0.0, 0.3, 0.7)
-"""Seconds before each attempt to remove what a request may have created that was not answered in time."""
-TOKEN = "mcp-sync.token"
-"""The label by which a container is found whose number we were never told."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a container is to be like.
-
-    Attributes:
-        image: The image.
-        create: Keywords of the SDK's ``create_container``.
-        host: Keywords of the SDK's ``HostConfig``.
-        ports: As on a command line: ``127.0.0.1:8080:80/tcp``.
-        pull: ``missing``, ``never`` or ``always``.
-        secrets: What must not be shown in errors.
-    """
-
-    image: str
-    create: Mapping[str, Any]
-    host: Mapping[str, Any]
-    ports: Sequence[str] | Mapping[str, Any] = ()
-    pull: str = "never"
-    secrets: Sequence[str] = field(default=(), repr=False)
+"""Share of the time to connect that removing what dead processes left may take ..."""
+SWEEP_SECONDS = 3.0
+"""... and how many seconds at most."""
+REMOVE_PAUSES = (0.05, 0.3)
+"""Seconds between attempts to remove a container: an engine may be busy with it, or have closed our connection."""
+FULL_PAUSE = 0.02
+"""Seconds between two attempts to connect to an engine that has no room for one more."""
 
 
 def create_keywords() -> frozenset[str]:
@@ -167,10 +147,13 @@ class _Line(docker.APIClient):
         adapter.get_connection_with_tls_context = pool_of
 
     def _noting(self, connection: Any) -> Any:
-        connect = connection.connect
+        connect, path = connection.connect, getattr(connection, "unix_socket", None)
 
         def connect_and_note() -> None:
-            connect()
+            if path is None:
+                connect()
+            else:
+                connection.sock = _unix_socket(path, self.deadline)
             self.sockets = [one for one in self.sockets if one.fileno() >= 0]
             self.sockets.append(connection.sock)
 
@@ -202,6 +185,24 @@ class _Line(docker.APIClient):
         self.sockets = []
 
 
+def _unix_socket(path: str, deadline: Deadline) -> socket.socket:
+    """Connect; the SDK forgets a socket that cannot, and does not wait for an engine with a full house."""
+    one = socket.socket(socket.AF_UNIX)
+    try:
+        while True:
+            one.settimeout(max(LEAST_SECONDS, deadline.remaining))
+            try:
+                one.connect(path)
+                return one
+            except BlockingIOError:
+                if deadline.expired:
+                    raise TimeoutError("the engine accepts no connection") from None
+            threading.Event().wait(min(FULL_PAUSE, deadline.remaining))
+    except BaseException:
+        one.close()
+        raise
+
+
 def _adapters(client: Any) -> list[Any]:
     custom = getattr(client, "_custom_adapter", None)
     return [*client.adapters.values(), *([custom] if custom is not None else [])]
@@ -224,6 +225,7 @@ class Engine:
         self._asking = threading.RLock()  # guards _api: it has one deadline at a time
         self._api: Any = None
         self._under_way: object = None
+        self._was_cut: object = None
         self.address = ""
         tell_of_forks(self)
 
@@ -261,14 +263,18 @@ class Engine:
             self._asking.release()
 
     def _explaining(self, step: str, deadline: Deadline, work: Callable[[], R]) -> R:
+        outer = sys.exc_info()[1]
         self._under_way = under_way = object()
         alarm = self._alarm(deadline, under_way)
         try:
-            return work()
+            found = work()
+            if self._was_cut is under_way:  # the beginning of an answer may have been taken for the whole
+                raise TimeoutError
+            return found
         except MCPError:
             raise
         except Exception as error:  # the SDK, requests, urllib3 and json each have their own
-            raise self._explained(error, step, deadline) from error
+            raise self._explained(error, list(_causes(error, outer)), step, deadline) from error
         finally:
             self._under_way = None
             if alarm is not None:
@@ -282,6 +288,7 @@ class Engine:
 
     def _cut(self, under_way: object) -> None:
         if self._under_way is under_way and self._api is not None:
+            self._was_cut = under_way
             self._api.shut_down()
 
     def hurry(self, deadline: Deadline) -> None:
@@ -290,9 +297,8 @@ class Engine:
         if under_way is not None:
             self._alarm(deadline, under_way)
 
-    def _explained(self, error: Exception, step: str, deadline: Deadline) -> MCPError:
+    def _explained(self, error: Exception, causes: Sequence[BaseException], step: str, deadline: Deadline) -> MCPError:
         details: dict[str, Any] = {"transport": "docker", "engine": self.address, "phase": "connect", "step": step}
-        causes = list(_causes(error))
         if isinstance(error, docker.errors.APIError) and error.status_code is not None:
             said = mask(" ".join(str(error.explanation or error).split()), self._secrets)
             text = f"the Docker engine at {self.address} did not {step}: {said}{_hint(said)}"
@@ -305,7 +311,9 @@ class Engine:
 
     def _trouble(self, error: Exception, causes: Sequence[BaseException]) -> str:
         where = self.address
-        numbers = [cause.errno for cause in causes if isinstance(cause, OSError) and cause.errno is not None]
+        # The numbers of TLS errors are OpenSSL's own.
+        systems = [one for one in causes if isinstance(one, OSError) and not isinstance(one, ssl.SSLError)]
+        numbers = [one.errno for one in systems]
         if errno.EACCES in numbers or errno.EPERM in numbers:
             return (
                 f"this user may not use {where}; join the group that owns it (often 'docker', after which a new login "
@@ -334,7 +342,7 @@ class Engine:
     def sweep(self, deadline: Deadline) -> None:
         """Remove the containers of processes that are provably dead; what cannot be removed now is left."""
         us = owners.ourselves()
-        whole = Deadline(deadline.remaining * SWEEP_SHARE)
+        whole = deadline.sooner(min(deadline.remaining * SWEEP_SHARE, SWEEP_SECONDS))
         try:
             wanted = {"label": [f"{owners.HOST}={us.host}"]}
             for found in self.ask("list containers", whole, lambda api: api.containers(all=True, filters=wanted)):
@@ -352,228 +360,24 @@ class Engine:
 
     def remove(self, reference: str, deadline: Deadline) -> bool:
         """Remove a container whatever its state, with its anonymous volumes; False: there is none."""
-        try:
-            self.ask("remove the container", deadline, lambda api: api.remove_container(reference, v=True, force=True))
-        except MCPConnectionError as error:
-            if error.details.get("status") == 404:
-                return False
-            if error.details.get("status") != 409:  # somebody else removes it just now
-                raise
-        return True
-
-
-class Container:
-    """One container of ours, from before it is created until it has been removed.
-
-    Threads: one at a time: the one that dials, then the reader; ``remove`` and what the exit calls, any.
-    Locks: ``_removing`` is held while removing, acquired with the deadline.
-
-    Args:
-        engine: Where it is.
-        settings: What it is to be like.
-        token: What tells it from all others.
-
-    Attributes:
-        engine: As given.
-        id: What the engine calls it, once it is created.
-        lead: Returns whoever ends it in the proper way: hangs up, and closes. None: nobody does, or not any more.
-        left: Whether it could not be removed.
-    """
-
-    def __init__(self, engine: Engine, settings: Settings, token: str) -> None:
-        self.engine = engine
-        self.id = ""
-        self.lead: Callable[[], Any] = lambda: None
-        self.left = False
-        self._settings = settings
-        self._token = token
-        self._named_by_us = "name" not in settings.create
-        self._name = settings.create.get("name") or f"mcp-sync-{token}"
-        self._begun = False
-        self._gone = False
-        self._pauses = LATE_PAUSES
-        self._removing = threading.RLock()  # guards _gone
-        self._done: Callable[[], object] = lambda: None
-        tell_of_forks(self)
-
-    # -- its beginning ------------------------------------------------------------------------------------------------
-
-    def create(self, deadline: Deadline) -> None:
-        """Create it, having pulled its image if that is wanted."""
-        settings = self._settings
-        if settings.pull == "always":
-            self._pull(deadline)
-        try:
-            self._create(deadline)
-        except MCPConnectionError as error:
-            if error.details.get("status") != 404 or "no such image" not in str(error).lower():
-                raise
-            if settings.pull != "missing":
-                raise self._no_image(error) from error
-            self._pull(deadline)
-            self._create(deadline)
-
-    def _create(self, deadline: Deadline) -> None:
-        settings, options = self._settings, dict(self._settings.create)
-        labels = {**options.pop("labels", {}), **owners.ourselves().labels(), TOKEN: self._token}
-        bindings = _bindings(settings.ports)
-        if bindings:
-            options["ports"] = [tuple(port.split("/", 1)) for port in sorted(bindings)]
-
-        def create(api: Any) -> Any:
-            host = api.create_host_config(**settings.host, **({"port_bindings": bindings} if bindings else {}))
-            options.update(name=self._name, labels=labels, host_config=host, stdin_open=True, tty=False)
-            return api.create_container(settings.image, **options)["Id"]
-
-        self._begun = True
-        self._done = close_at_exit(self)
-        try:
-            self.id = str(self.engine.ask(f"create a container of {settings.image}", deadline, create))
-        except MCPConnectionError as error:
-            if 400 <= error.details.get("status", 0) < 500:
-                self._begun = False  # it was refused
-                self._done()
-            raise
-
-    def _pull(self, deadline: Deadline) -> None:
-        image = self._settings.image
-        repository, tag = docker.utils.parse_repository_tag(image)
-
-        def pull(api: Any) -> None:
-            for report in api.pull(repository, tag=tag or "latest", stream=True, decode=True):
-                if "error" in report:
-                    raise MCPConnectionError(
-                        f"the Docker engine at {self.engine.address} did not pull {image}: {report['error']}",
-                        details={"transport": "docker", "image": image, "phase": "connect"},
-                        may_have_run=False,
-                    )
-
-        self.engine.ask(f"pull {image}", deadline, pull)
-
-    def _no_image(self, error: MCPConnectionError) -> MCPConnectionError:
-        image = self._settings.image
-        text = (
-            f"there is no image {image!r} on the Docker engine at {self.engine.address}; check the spelling, "
-            f"pull it (docker pull {image}), or let it be pulled: pull='missing'"
-        )
-        return MCPConnectionError(text, details={**error.details, "image": image}, may_have_run=False)
-
-    def attach(self, deadline: Deadline) -> Attachment:
-        """Attach to its streams; before it is started, or what it says first is lost (B17)."""
-        streams = {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}
-        return self.engine.ask(
-            "attach to the container", deadline, lambda api: _attachment(api, api.attach_socket(self.id, streams))
-        )
-
-    def start(self, deadline: Deadline) -> None:
-        """Start it."""
-        self.engine.ask(f"start a container of {self._settings.image}", deadline, lambda api: api.start(self.id))
-
-    # -- its end ------------------------------------------------------------------------------------------------------
-
-    def look(self, deadline: Deadline) -> Verdict:
-        """Return what the engine knows of it now; never raises."""
-        try:
-            about = self.engine.ask("tell of the container", deadline, lambda api: api.inspect_container(self.id))
-            state = about["State"]
-            return Verdict(
-                running=bool(state["Running"]),
-                status=int(state["ExitCode"]),
-                out_of_memory=bool(state.get("OOMKilled")),
-                stop_signal=str(about.get("Config", {}).get("StopSignal") or "SIGTERM"),
-            )
-        except MCPError as error:
-            return Verdict(trouble=str(error), removed=error.details.get("status") == 404)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            return Verdict(trouble=f"the answer of its engine makes no sense ({error!r})")
-
-    def verdict(self, deadline: Deadline) -> Verdict:
-        """Return how it ended, once the engine knows; never raises."""
+        pauses = list(REMOVE_PAUSES)
         while True:
-            verdict = self.look(deadline)
-            if not verdict.running or deadline.remaining <= VERDICT_PAUSE:
-                return verdict
-            threading.Event().wait(VERDICT_PAUSE)
-
-    def signal(self, signal: str, deadline: Deadline) -> None:
-        """Send its main process a signal; what has ended already is not told."""
-        try:
-            self.engine.ask("send a signal", deadline, lambda api: api.kill(self.id, signal))
-        except MCPError as error:
-            log.debug("container %.12s: %s", self.id, error)
-
-    def remove(self, deadline: Deadline) -> bool:
-        """Remove it, running or not; False: it could not be. Idempotent."""
-        if not self._removing.acquire(timeout=deadline.remaining):
-            return False
-        try:
-            if self._begun and not self._gone:
-                self._gone = self._removed(deadline)
-                self.left = not self._gone
-        finally:
-            self._removing.release()
-        if self._gone or not self._begun:
-            self._done()
-        return self._gone or not self._begun
-
-    def _removed(self, deadline: Deadline) -> bool:
-        try:
-            if self.id:
-                self.engine.remove(self.id, deadline)
+            try:
+                self.ask(
+                    "remove the container", deadline, lambda api: api.remove_container(reference, True, force=True)
+                )
                 return True
-            return self._remove_unnumbered(deadline)
-        except MCPError as error:
-            log.warning("container %s was not removed: %s; remove it: docker rm -f %s", self._name, error, self._name)
-            return False
-
-    def _remove_unnumbered(self, deadline: Deadline) -> bool:
-        """Remove what a request that was not answered may have created, now or in a moment."""
-        pauses, self._pauses = self._pauses, (0.0,)  # by the next time it is there, or never will be
-        for pause in pauses:
-            threading.Event().wait(min(pause, deadline.remaining))
-            for reference in [self._name] if self._named_by_us else self._found(deadline):
-                if self.engine.remove(reference, deadline):
+            except MCPConnectionError as error:
+                if error.details.get("status") == 404:
+                    return False
+                if "already in progress" in str(error):
                     return True
-        return len(pauses) == 1
-
-    def _found(self, deadline: Deadline) -> list[str]:
-        """Return what the engine calls it: a name that the user chose may be somebody else's."""
-        wanted = {"label": [f"{TOKEN}={self._token}"]}
-        found = self.engine.ask("list containers", deadline, lambda api: api.containers(all=True, filters=wanted))
-        return [one["Id"] for one in found]
-
-    def leave(self) -> None:
-        """Leave the engine."""
-        self.engine.close()
-
-    # -- the interpreter's exit ---------------------------------------------------------------------------------------
-
-    @property
-    def over(self) -> bool:
-        """Whether it is gone."""
-        return self._gone
-
-    def hang_up(self, deadline: Deadline) -> None:
-        """Begin to end it, and wait for nothing."""
-        lead = self.lead()
-        if lead is not None:
-            lead.hang_up(deadline)
-
-    def close(self, deadline: Deadline) -> None:
-        """End it in the proper way if there is one, and else at once."""
-        lead = self.lead()
-        if lead is not None:
-            lead.close(deadline)
-        elif self.id:
-            self.remove(deadline)
-
-    def forked(self) -> None:
-        """In a forked child: it is the parent's."""
-        self._removing = threading.RLock()  # guards as before; the old one may be held by a thread that stayed behind
-        self._gone = True
+                if not pauses or deadline.remaining <= pauses[0]:
+                    raise
+            threading.Event().wait(pauses.pop(0))
 
 
-def _attachment(api: Any, hijacked: Any) -> Attachment:
+def attachment(api: Any, hijacked: Any) -> Attachment:
     """Return the connection that became ours, taken out of the SDK's wrappings (B16)."""
     raw = getattr(hijacked, "_sock", hijacked)
     response: Any = getattr(hijacked, "_response", None)
@@ -589,11 +393,18 @@ def _attachment(api: Any, hijacked: Any) -> Attachment:
     return Attachment(raw, early or b"", [response.close] if response is not None else [])
 
 
-def _bindings(ports: Sequence[str] | Mapping[str, Any]) -> dict[str, Any]:
+def bindings(ports: Sequence[str] | Mapping[str, Any]) -> dict[str, Any]:
+    """Return ports as the SDK's HostConfig takes them."""
     if isinstance(ports, Mapping):
         return {port if "/" in str(port) else f"{port}/tcp": where for port, where in ports.items()}
     found: dict[str, Any] = docker.utils.ports.build_port_bindings(list(ports))
     return {port if "/" in port else f"{port}/tcp": where for port, where in found.items()}
+
+
+def repository_of(image: str) -> tuple[str, str]:
+    """Return an image's repository, and its tag or digest; without one the engine would pull them all."""
+    repository, tag = docker.utils.parse_repository_tag(image)
+    return repository, tag or "latest"
 
 
 def _surroundings() -> dict[str, Any]:
@@ -620,9 +431,9 @@ def _check_reachable(address: str, source: str) -> None:
         raise MCPConnectionError(text, details={"transport": "docker", "phase": "connect"}, may_have_run=False)
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield an error and all that led to it, wherever its library has put them."""
-    seen: list[BaseException] = []
+def _causes(error: BaseException, outer: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error and all that led to it, wherever its library has put them; not what was being handled before."""
+    seen: list[BaseException | None] = [outer]
     waiting: list[Any] = [error]
     while waiting:
         one = waiting.pop()

@@ -50,35 +50,8 @@ SKIP_SECONDS = 0.5
 """A message over the limit that does not come on for so long is given up."""
 PARTING_SECONDS = 0.25
 """How long the server has to end the connection once both sides have closed it; it goes first (RFC 6455, 7.1.1)."""
-MANY_WRITES = 64
 OUTLET_SECONDS = 1.0
 """How long the outlet is waited for; it has been told to end."""
-
-
-class Outgoing:
-    """Bytes on their way, which at any moment know how far they have come.
-
-    Attributes:
-        size: How many they are.
-    """
-
-    def __init__(self, data: bytes = b"") -> None:
-        self.size = len(data)
-        self._data = memoryview(data)
-        self._sent: list[int] = []
-
-    @property
-    def sent(self) -> int:
-        """How many were written."""
-        return sum(self._sent)
-
-    def write_to(self, line: Line) -> None:
-        """Write what is possible at once; raises as Line.write does."""
-        # One call for the interpreter: Ctrl-C cannot come between writing and taking note of how much was written.
-        self._sent.extend(map(line.write, (self._data[self.sent :],)))
-        line.in_doubt = False  # under TLS it can; then this is not reached
-        if len(self._sent) > MANY_WRITES:
-            self._sent = [self.sent]
 
 
 class WebSocketPipe(Pipe):
@@ -129,7 +102,7 @@ class WebSocketPipe(Pipe):
         self._lost.atexit = False
         self._poll = select.poll()
         self._poll.register(self._wake, 0)
-        self._polled = 0
+        self._poll.register(line.fileno(), select.POLLIN)
         self._ending = threading.Lock()  # guards _deadline, _ring
         self._deadline: Deadline | None = None
         self._heard = time.monotonic()
@@ -138,8 +111,7 @@ class WebSocketPipe(Pipe):
         self._flaw: frames.Flaw | None = None
         self._why = ""
         self._broken: OSError | None = None
-        self._sending = threading.RLock()  # guards _outgoing and the write side; an RLock, for let_go
-        self._outgoing = Outgoing()
+        self._sending = threading.RLock()  # guards the write side of _line; an RLock, for let_go
         self._controls: tuple[deque[bytes], deque[bytes]] = (deque(maxlen=1), deque(maxlen=1))
         self._outlet = Lane(f"mcp-{threads}-outlet", backlog=1)
         self._said_goodbye = False
@@ -169,7 +141,7 @@ class WebSocketPipe(Pipe):
 
     def _next_chunk(self) -> bytes:
         """Return what comes next; b"" where nothing did yet, or never will."""
-        if not self._line.pending and not self._wait(self._patience()):
+        if not self._poll.poll(min(self._patience(), POLL_SECONDS) * 1000):
             self._look_at_clock()
             return b""
         if self._deadline is not None:
@@ -186,13 +158,6 @@ class WebSocketPipe(Pipe):
             return b""
         self._heard, self._asked = time.monotonic(), None
         return chunk
-
-    def _wait(self, seconds: float) -> bool:
-        """Wait until there is something to read, or to be done; False: nothing came within so many seconds."""
-        if self._polled != self._line.reading:
-            self._polled = self._line.reading
-            self._poll.register(self._line.fileno(), self._polled)
-        return bool(self._poll.poll(min(seconds, POLL_SECONDS) * 1000))
 
     def _sorted(self, items: list[frames.Item]) -> list[bytes | Overlong]:
         """Return the messages, and take note of all else."""
@@ -257,7 +222,7 @@ class WebSocketPipe(Pipe):
             if not self._sending.acquire(timeout=deadline.remaining):
                 raise MCPTimeoutError("a control frame is still being written", may_have_run=False)
             try:
-                self._write_rest(deadline)
+                self._flush_left(deadline)
                 self._take_controls(deadline)
                 self._write_message(whole, deadline)
             finally:
@@ -266,8 +231,6 @@ class WebSocketPipe(Pipe):
             raise
         except BaseException:
             let_go(self._sending)
-            if self._line.in_doubt:  # nobody knows how much of a TLS record was written
-                self._line.shut_down()
             raise
 
     def _framed(self, data: bytes) -> bytes:
@@ -279,45 +242,52 @@ class WebSocketPipe(Pipe):
         return frames.frame(frames.TEXT, data, os.urandom(4))
 
     def _write_message(self, whole: bytes, deadline: Deadline) -> None:
-        self._outgoing = message = Outgoing(whole)
         try:
-            self._write_rest(deadline)
+            self._put(whole)
+            self._flush(deadline)
         except BaseException as error:
-            if not message.sent and not self._line.holds:
-                self._outgoing = Outgoing()
-            elif isinstance(error, MCPTimeoutError):
-                text = f"{message.sent} of {message.size} bytes written, the server reads no more"
-                raise MCPTimeoutError(text) from error
+            if not self._line.take_back() and isinstance(error, MCPTimeoutError):
+                raise MCPTimeoutError("the server reads no more, in the middle of the message") from error
             raise
 
-    def _write_rest(self, deadline: Deadline, wake: bool = True) -> None:
-        """Write what is to go out, however far it has come."""
-        message = self._outgoing
-        if message.sent or self._line.holds:  # left half written: a little room there may be is not for what follows
+    def _put(self, whole: bytes) -> None:
+        try:
+            self._line.put(whole)
+        except OSError as error:  # TLS has come to an end
+            raise self._broken_by(error) from error
+
+    def _flush_left(self, deadline: Deadline, wake: bool = True) -> None:
+        """Write what somebody else has left half written; a little room there may be is not for what follows."""
+        if self._line.blocked:
             self._await_room(deadline, wake)
-        while message.sent < message.size:
-            try:
-                message.write_to(self._line)
-            except BlockingIOError:
+            self._flush(deadline, wake)
+
+    def _flush(self, deadline: Deadline, wake: bool = True) -> None:
+        """Write all that was put."""
+        try:
+            while not self._line.flush():
                 self._await_room(deadline, wake)
-            except OSError as error:
-                self._outgoing = Outgoing()
-                self._line.shut_down()  # nothing that came later could be understood
-                why = error.strerror or type(error).__name__
-                raise MCPConnectionError(f"the connection to {self.name} is broken ({why})") from error
-        self._outgoing = Outgoing()
+        except MCPError:
+            raise
+        except OSError as error:
+            raise self._broken_by(error) from error
+
+    def _broken_by(self, error: OSError) -> MCPConnectionError:
+        """Let the reader see that nothing can be written any more, and return what the writer is to raise."""
+        self._line.shut_down()
+        return MCPConnectionError(f"the connection to {self.name} is broken ({error.strerror or type(error).__name__})")
 
     def _await_room(self, deadline: Deadline, wake: bool) -> None:
         line = self._line
-        if not await_line(line, line.writing, deadline, "the server does not read", self._wake if wake else -1):
+        if not await_line(line, select.POLLOUT, deadline, "the server does not read", self._wake if wake else -1):
             raise MCPConnectionError("the connection is closed")
 
     def _take_controls(self, deadline: Deadline, wake: bool = True) -> None:
         """Write the control frames that were put down; under ``_sending``, when nothing is half written."""
         for opcode, payloads in zip((frames.PING, frames.PONG), self._controls, strict=True):
             while payloads:
-                self._outgoing = Outgoing(frames.frame(opcode, payloads.popleft(), os.urandom(4)))
-                self._write_rest(deadline, wake)
+                self._put(frames.frame(opcode, payloads.popleft(), os.urandom(4)))
+                self._flush(deadline, wake)
 
     def _write_controls(self) -> None:
         """Write control frames on the outlet; waits as long as the server does not read, or until the end."""
@@ -325,7 +295,7 @@ class WebSocketPipe(Pipe):
         if not self._sending.acquire(timeout=POLL_SECONDS):  # who has it ends by its deadline, or at the end
             return
         try:
-            self._write_rest(forever)
+            self._flush_left(forever)
             self._take_controls(forever)
         except MCPError:
             pass  # the reader hears of it by itself
@@ -388,9 +358,9 @@ class WebSocketPipe(Pipe):
         if self._why or not self._sending.acquire(timeout=patience.remaining):
             return
         try:
-            self._write_rest(patience, wake=False)
-            self._outgoing = Outgoing(frames.frame(frames.CLOSE, self._last_words(), os.urandom(4)))
-            self._write_rest(patience, wake=False)
+            self._flush_left(patience, wake=False)
+            self._put(frames.frame(frames.CLOSE, self._last_words(), os.urandom(4)))
+            self._flush(patience, wake=False)
             self._said_goodbye = True
         except MCPError:
             pass  # then it goes without
@@ -424,8 +394,7 @@ class WebSocketPipe(Pipe):
     def _hears_out(self, patience: Deadline) -> bool:
         """Read and drop what still comes; False: that was all, or the time is over."""
         try:
-            if not self._line.pending:
-                await_line(self._line, self._line.reading, patience, "the server does not end the connection")
+            await_line(self._line, select.POLLIN, patience, "the server does not end the connection")
             chunk = self._line.read(READ_BYTES)
         except BlockingIOError:
             return not patience.expired

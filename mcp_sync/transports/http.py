@@ -34,7 +34,8 @@ from ..protocol.negotiation import Agreement
 from ..protocol.origins import check_url, join_url, without_userinfo
 from ..protocol.redact import redact_url
 from .network import NetworkTransport
-from .passport import Passport, checked_headers
+from .passport import Passport, checked_auth, checked_headers, checked_provider
+from .secure import authorities, certificate, checked_context
 
 if TYPE_CHECKING:
     import requests
@@ -170,11 +171,11 @@ class StreamableHTTPTransport(NetworkTransport):
         self.url, user, password = without_userinfo(whole)
         userinfo = None if user is None else (user, password or "")
         given = {**checked_headers("headers", headers), **checked_headers("custom_headers", custom_headers)}
-        self._passport = Passport(given, _checked_auth(auth_header), _provider(auth_provider), userinfo)
+        self._passport = Passport(given, checked_auth(auth_header), checked_provider(auth_provider), userinfo)
         self._session = _checked_session(session)
-        self._verify = _trusted(verify_ssl)
-        self._context = _checked_context(ssl_context)
-        self._cert = _files(cert)
+        self._verify = authorities(verify_ssl)
+        self._context = checked_context(ssl_context)
+        self._cert = certificate(cert)
         self._health = health_endpoint
         self._mirror = Mirror()
         self._joined = _checked_session_id(session_id, session_version)
@@ -307,38 +308,9 @@ def _one_url(base_url: object, url: object) -> str:
     return check_url(base_url if url is None else url, ("http", "https"), name)
 
 
-def _checked_auth(value: object) -> str | None:
-    if value is not None:
-        checked_headers("auth_header", {"Authorization": value})
-    return value  # type: ignore[return-value]  # checked_headers has looked
-
-
-def _provider(value: Any) -> Any:
-    if value is not None and not callable(getattr(value, "headers", None)):
-        raise TypeError(f"auth_provider must have a method headers(), which {type(value).__name__} has not")
-    return value
-
-
 def _checked_session(value: Any) -> Any:
     if value is not None and not (callable(getattr(value, "request", None)) and hasattr(value, "adapters")):
         raise TypeError(f"session must be a requests.Session, not {type(value).__name__}")
-    return value
-
-
-def _trusted(value: object) -> bool | str:
-    if isinstance(value, bool):
-        return value
-    if not isinstance(value, (str, os.PathLike)):
-        raise TypeError(f"verify_ssl must be True, False or a path, not {type(value).__name__} ({value!r})")
-    path = os.fspath(value)
-    if not os.path.exists(path):
-        raise FileNotFoundError(f"verify_ssl: there is no file or folder {path!r}")
-    return str(path)
-
-
-def _checked_context(value: object) -> ssl.SSLContext | None:
-    if value is not None and not isinstance(value, ssl.SSLContext):
-        raise TypeError(f"ssl_context must be an ssl.SSLContext, not {type(value).__name__}")
     return value
 
 
@@ -351,15 +323,5 @@ def _checked_session_id(session_id: object, version: object) -> tuple[str, str] 
     if flaw:
         raise ValueError(f"session_id: {flaw}")
     return session_id, str(version)
-
-
-def _files(value: object) -> str | tuple[str, str] | None:
-    if value is None:
-        return None
-    if isinstance(value, (str, os.PathLike)):
-        return str(os.fspath(value))
-    if not isinstance(value, Sequence) or len(value) != 2:
-        raise TypeError("cert must be a file, or a pair of files: certificate and key")
-    return str(value[0]), str(value[1])
 
 

@@ -1,8 +1,11 @@
 """Lines: connected sockets, plain or TLS, that never wait: what is possible at once is done, the rest is for a poll.
 
 Looking up the host, connecting and shaking hands share one deadline; each wait is in ``poll`` or bounded by what is
-left. Under TLS one lock is held for each call into OpenSSL, for an SSLSocket that is read and written at once breaks;
-nobody waits with it (FAULTS.md, B15).
+left. TLS is done in memory: one lock is held for each call into OpenSSL, for an object that is read and written at once
+breaks (FAULTS.md, B15), and none of these calls can wait or touch the socket.
+
+Ctrl-C may come between any two steps of Python. What was handed over to be written, and how much of it was, is noted in
+the same step in which it happens; so nothing is written twice, or torn, or lost behind something that was encrypted.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import socket
 import ssl
 import struct
 import threading
-from collections.abc import Callable
+from collections import deque
 
 from ..deadlines import Deadline
 from ..exceptions import MCPTimeoutError
@@ -23,60 +26,82 @@ from .resolving import look_up
 
 POLL_SECONDS = 3600.0
 """How long one poll may take; its argument is a C int of milliseconds."""
-RECORD_BYTES = 1 << 14
-"""How much goes into one TLS record (RFC 8446, 5.1)."""
-STUCK_SECONDS = 0.05
-"""How long a writer waits that OpenSSL wants to read for: it may be the reader who gets what it needs."""
+READ_BYTES = 1 << 16
+MANY_WRITES = 64
 
 
 class Line:
     """A connected socket in the clear.
 
     Threads: one may read while another writes; ``shut_down`` by any.
-
-    Attributes:
-        reading: What to poll for before the next ``read``.
-        writing: What to poll for before the next ``write``.
-        holds: Whether a write that failed has to be done again with the same bytes, for some of them may be on the way.
-        in_doubt: Whether a write was cut short, and nobody knows how much of it was done.
     """
-
-    reading = select.POLLIN
-    writing = select.POLLOUT
-    holds = False
-    in_doubt = False
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         sock.setblocking(False)
-        self.read: Callable[[int], bytes] = sock.recv
-        self.write: Callable[[memoryview], int] = sock.send
-
-    def secured(self, context: ssl.SSLContext, host: str) -> SecureLine:
-        """Return a line with TLS on this socket, hands not shaken yet; this one is of no use any more."""
-        return SecureLine(context.wrap_socket(self._sock, do_handshake_on_connect=False, server_hostname=host))
+        self._waiting: deque[tuple[bytes, list[int]]] = deque()  # what to write, and how much of it was at each try
 
     def fileno(self) -> int:
         """Return the descriptor, to be polled."""
         return self._sock.fileno()
 
+    def read(self, size: int) -> bytes:
+        """Return what has come, about so many bytes at most; b"" is the end.
+
+        Raises:
+            BlockingIOError: Nothing has.
+            OSError: The connection is broken.
+        """
+        return self._sock.recv(size)
+
     @property
-    def pending(self) -> bool:
-        """Whether there is something to be read that no poll can see."""
+    def blocked(self) -> bool:
+        """Whether something waits to be written."""
+        return bool(self._waiting)
+
+    def put(self, data: bytes) -> None:
+        """Have it written behind what waits already."""
+        self._waiting.append((data, []))
+
+    def take_back(self) -> bool:
+        """Drop what was put last, if it waits and not a byte of it was written; False: it cannot be."""
+        if self._waiting and not self._waiting[-1][1]:
+            self._waiting.pop()
+            return True
         return False
+
+    def flush(self) -> bool:
+        """Write what is possible at once; True: that was all.
+
+        Raises:
+            OSError: The connection is broken.
+        """
+        while self._waiting:
+            data, sent = self._waiting[0]
+            done = sum(sent)
+            if done == len(data):
+                self._waiting.popleft()
+                continue
+            if len(sent) > MANY_WRITES:
+                sent[:] = [done]
+            try:
+                # One call for the interpreter: Ctrl-C cannot come between writing and taking note of how much.
+                sent.extend(map(self._sock.send, (memoryview(data)[done:],)))
+            except BlockingIOError:
+                return False
+        return True
 
     def say_goodbye(self) -> None:
         """Say that nothing more will be written; the other side may go on."""
         try:
-            socket.socket.shutdown(self._sock, socket.SHUT_WR)
+            self._sock.shutdown(socket.SHUT_WR)
         except OSError:
             pass  # it has ended
 
     def shut_down(self) -> None:
         """End both directions, whoever waits."""
         try:
-            # Not an SSLSocket's own: that forgets its TLS object, and a reader would get what was encrypted.
-            socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
+            self._sock.shutdown(socket.SHUT_RDWR)
         except OSError:
             pass  # it has ended
 
@@ -96,78 +121,112 @@ class Line:
 
 
 class SecureLine(Line):
-    """A connected socket with TLS.
+    """A connected socket with TLS, by which ``shake_hands`` has been called.
 
     Locks: ``_lock`` is held for one call into OpenSSL, none of which waits.
+
+    Args:
+        line: The connection, which is of no use by itself any more.
+        context: What TLS is to be like.
+        host: Whose certificate it has to be.
     """
 
-    _sock: ssl.SSLSocket
+    def __init__(self, line: Line, context: ssl.SSLContext, host: str) -> None:
+        super().__init__(line._sock)
+        self._lock = threading.Lock()  # guards _tls, which is for one thread at a time
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=host)
 
-    def __init__(self, sock: ssl.SSLSocket) -> None:
-        self._lock = threading.Lock()  # guards the TLS object, which is for one thread at a time
-        super().__init__(sock)
-        self.read = self._read
-        self.write = self._write
+    def shake_hands(self, deadline: Deadline) -> None:
+        """Shake hands.
 
-    def shake_hands(self) -> None:
-        """Go on shaking hands; raises as SSLSocket.do_handshake does where it has to wait."""
+        Raises:
+            OSError: The connection is broken, or the other side has no TLS; ssl.SSLError among them.
+            MCPTimeoutError: Not by the deadline.
+        """
+        doing = "hands were not shaken (TLS)"
+        while True:
+            try:
+                self._tls.do_handshake()
+                done = True
+            except ssl.SSLWantReadError:
+                done = False
+            while not self.flush():
+                await_line(self, select.POLLOUT, deadline, doing)
+            if done:
+                return
+            await_line(self, select.POLLIN, deadline, doing)
+            try:
+                self._take_in(READ_BYTES)
+            except BlockingIOError:
+                pass
+
+    def read(self, size: int) -> bytes:
+        """Return what has come, decrypted; nothing of it is kept back, so a poll may follow."""
+        while True:
+            self._take_in(size)
+            pieces: list[bytes] = []
+            ended = self._decrypt(pieces, size)
+            if pieces or ended:
+                return b"".join(pieces)
+
+    def _take_in(self, size: int) -> None:
+        encrypted = self._sock.recv(size)
         with self._lock:
-            self._sock.do_handshake()
+            if encrypted:
+                self._incoming.write(encrypted)
+            else:
+                self._incoming.write_eof()
 
-    @property
-    def pending(self) -> bool:
-        """Whether something has been decrypted already, or could be at once."""
-        with self._lock:
-            return self._sock.pending() > 0
-
-    def _read(self, size: int) -> bytes:
-        """Return what has come, up to a few records; b"" is the end; raises BlockingIOError where nothing has."""
-        pieces: list[bytes] = []
-        while size > 0:
+    def _decrypt(self, pieces: list[bytes], size: int) -> bool:
+        """Add to the pieces all that can be decrypted; True: that was the end."""
+        while True:
             try:
                 with self._lock:
-                    piece = self._sock.recv(size)
+                    piece = self._tls.read(size)
             except ssl.SSLWantReadError:
-                self.reading = select.POLLIN
-                break
-            except ssl.SSLWantWriteError:
-                self.reading = select.POLLOUT
-                break
-            except OSError:
-                if pieces:
-                    break  # the next one says so again
-                raise
+                return False
+            except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
+                return True
             if not piece:
-                return b"".join(pieces)
+                return True
             pieces.append(piece)
-            size -= len(piece)
-        if not pieces:
-            raise BlockingIOError
-        self.reading = select.POLLIN
-        return b"".join(pieces) if len(pieces) > 1 else pieces[0]
 
-    def _write(self, data: memoryview) -> int:
-        """Write one record, or raise BlockingIOError; then the same has to be written next."""
-        try:
-            self.in_doubt = True  # until whoever writes has taken note: Ctrl-C may come just before
+    @property
+    def blocked(self) -> bool:
+        """Whether something waits to be written."""
+        return bool(self._waiting or self._outgoing.pending)
+
+    def put(self, data: bytes) -> None:
+        """Encrypt it, and have it written behind what waits already."""
+        with self._lock:
+            written = self._tls.write(data)  # into memory: all of it, or, if Ctrl-C comes before, nothing
+        if written != len(data):
+            raise OSError("TLS has taken only a part of what was to be written")
+
+    def take_back(self) -> bool:
+        """Say that it cannot be: what was encrypted has its number."""
+        return False
+
+    def flush(self) -> bool:
+        """Write what is possible at once; True: that was all."""
+        if self._outgoing.pending:
             with self._lock:
-                written = self._sock.send(data[:RECORD_BYTES])
-        except ssl.SSLWantWriteError:
-            self.in_doubt, self.holds, self.writing = False, True, select.POLLOUT
-            raise BlockingIOError from None
-        except ssl.SSLWantReadError:
-            self.in_doubt, self.holds, self.writing = False, True, 0
-            raise BlockingIOError from None
-        self.holds, self.writing = False, select.POLLOUT
-        return written
+                # One call for the interpreter, as in Line.flush.
+                self._waiting.extend(zip(map(self._outgoing.read, (-1,)), ([],)))  # noqa: B905
+        return super().flush()
 
     def say_goodbye(self) -> None:
         """Say so in TLS, too."""
         try:
             with self._lock:
-                self._sock.unwrap()
+                self._tls.unwrap()
         except (OSError, ValueError):
             pass  # it does not wait for the answer, or has ended
+        try:
+            self.flush()
+        except OSError:
+            pass  # it has ended
         super().say_goodbye()
 
 
@@ -181,8 +240,7 @@ def await_line(line: Line, events: int, deadline: Deadline, doing: str, wake: in
     poll.register(line.fileno(), events)
     if wake >= 0:
         poll.register(wake, 0)
-    patience = min(deadline.remaining, POLL_SECONDS if events else STUCK_SECONDS)
-    ready = [descriptor for descriptor, _ in poll.poll(patience * 1000)]
+    ready = [descriptor for descriptor, _ in poll.poll(min(deadline.remaining, POLL_SECONDS) * 1000)]
     if wake in ready:
         return False
     if not ready and deadline.expired:
@@ -203,33 +261,6 @@ def connect(origin: Origin, buffers: SocketBuffers, deadline: Deadline) -> Line:
         MCPTimeoutError: Not by the deadline.
         TooManyRequests: Too many hosts are being looked up.
     """
-    return Line(_connect(origin, buffers, deadline))
-
-
-def secure(line: Line, context: ssl.SSLContext, host: str, deadline: Deadline) -> SecureLine:
-    """Return the line with TLS, in place of the one given.
-
-    Raises:
-        OSError: Hands could not be shaken; ssl.SSLError among them.
-        MCPTimeoutError: Not by the deadline.
-    """
-    secured = line.secured(context, host)
-    try:
-        while True:
-            try:
-                secured.shake_hands()
-                return secured
-            except ssl.SSLWantReadError:
-                events = select.POLLIN
-            except ssl.SSLWantWriteError:
-                events = select.POLLOUT
-            await_line(secured, events, deadline, "hands were not shaken (TLS)")
-    except BaseException:
-        secured.close(rudely=True)
-        raise
-
-
-def _connect(origin: Origin, buffers: SocketBuffers, deadline: Deadline) -> socket.socket:
     try:
         addresses = look_up(origin.host, origin.port, deadline)
     except TimeoutError as error:
@@ -241,7 +272,7 @@ def _connect(origin: Origin, buffers: SocketBuffers, deadline: Deadline) -> sock
             _set_options(sock, buffers)
             sock.settimeout(max(0.001, deadline.remaining / (len(addresses) - number)))
             sock.connect(address)
-            return sock
+            return Line(sock)
         except OSError as error:
             broken = error
             sock.close()

@@ -70,12 +70,12 @@ class Making(Generic[R]):
         if self._unwanted:
             raise MCPConnectionError("it is not wanted any more", details={"phase": "closed"}, may_have_run=False)
 
-    def result(self, deadline: Deadline, what: str) -> R:
+    def result(self, deadline: Deadline, what: Callable[[], str]) -> R:
         """Return it.
 
         Args:
             deadline: For all steps.
-            what: What it is, for messages.
+            what: Says what it is, for messages.
 
         Raises:
             MCPError: It cannot be made.
@@ -95,7 +95,7 @@ class Making(Generic[R]):
             self._abandon(Deadline(INTERRUPTED_SECONDS))
             raise
 
-    def _take(self, deadline: Deadline, what: str) -> R:
+    def _take(self, deadline: Deadline, what: Callable[[], str]) -> R:
         with self._lock:
             results, self._results = self._results, []
             error = self._error
@@ -107,7 +107,7 @@ class Making(Generic[R]):
         finally:
             del error  # its traceback refers to this frame
         raise MCPTimeoutError(
-            f"{what} was not ready within {deadline.limit:g} s",
+            f"{what()} was not ready within {deadline.limit:g} s",
             details={"phase": "connect", "limit": deadline.limit},
             may_have_run=False,
         )
@@ -116,22 +116,27 @@ class Making(Generic[R]):
 
     def _run(self, done: Callable[[], object]) -> None:
         try:
-            whole = self._work(self)
-        except BaseException as error:
-            self._error = error
-            self._known.set()
-            self._undo_all()
-        else:
-            with self._lock:
-                unwanted = self._unwanted
-                if not unwanted:
-                    self._results.append(whole)
-            if unwanted:
-                self._unmake(whole)
+            self._make()
+            if self._error is not None:  # no more in its except clause, or all that fails now would seem its fault
+                self._known.set()
+                self._undo_all()
         finally:
             self._known.set()
             self._over.set()
             done()
+
+    def _make(self) -> None:
+        try:
+            whole = self._work(self)
+        except BaseException as error:
+            self._error = error
+            return
+        with self._lock:
+            unwanted = self._unwanted
+            if not unwanted:
+                self._results.append(whole)
+        if unwanted:
+            self._unmake(whole)
 
     def _undo_all(self) -> None:
         for undo in reversed(self._undo):
@@ -150,7 +155,7 @@ class Making(Generic[R]):
             results, self._results = self._results, []
         for whole in results:
             self._unmake(whole)
-        if not self._over.is_set():
+        if not self._known.is_set():  # else it is being unmade, which must not be hurried
             self._hurry(deadline)
 
     @property
@@ -162,7 +167,8 @@ class Making(Generic[R]):
         """At exit: make no more steps."""
         with self._lock:
             self._unwanted = True
-        self._hurry(deadline.sooner(deadline.remaining / 2))
+        if not self._known.is_set():
+            self._hurry(deadline.sooner(deadline.remaining / 2))
 
     def close(self, deadline: Deadline) -> None:
         """At exit: wait until it is made, or unmade."""

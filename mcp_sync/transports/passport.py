@@ -143,3 +143,17 @@ def checked_headers(name: str, headers: Any) -> dict[str, str]:
         if flaw:
             raise ValueError(f"{name}: {flaw}")
     return dict(headers)
+
+
+def checked_auth(value: object) -> str | None:
+    """Return ``auth_header``, checked."""
+    if value is not None:
+        checked_headers("auth_header", {"Authorization": value})
+    return value  # type: ignore[return-value]  # checked_headers has looked
+
+
+def checked_provider(value: Any) -> Any:
+    """Return ``auth_provider``, checked."""
+    if value is not None and not callable(getattr(value, "headers", None)):
+        raise TypeError(f"auth_provider must have a method headers(), which {type(value).__name__} has not")
+    return value

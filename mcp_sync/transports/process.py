@@ -17,7 +17,6 @@ import subprocess
 import sys
 import threading
 import weakref
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -27,19 +26,13 @@ from ..exceptions import MCPConnectionError, MCPTimeoutError, MessageTooLarge
 from ..observe import Feed, Ignored, ProcessEnded
 from ..policies import Shutdown
 from ..protocol.framing import LineSplitter, Overlong
-from ..protocol.redact import mask
-from .outlet import Outlet
+from .asides import Asides
 
 POLL_SECONDS = 3600.0
 """How long one poll may take; its argument is a C int of milliseconds."""
 READ_BYTES = 65536
 PIPE_BYTES = 1 << 20
 """The most a pipe holds, unless its reader is privileged (fcntl(2), F_SETPIPE_SZ)."""
-STDERR_BYTES = 8192
-"""How much of the end of stderr is kept, to be shown in errors."""
-STDERR_LINES = 20
-NOISE_LINES = 5
-"""How many lines of stdout that are no messages are kept, to be shown in errors."""
 ENDLESS_FACTOR = 4
 """A line so many times longer than the limit is given up on: it may never end."""
 VERDICT_SECONDS = 0.3
@@ -94,7 +87,7 @@ class ChildPipe(Pipe):
 
     Attributes:
         feed: Where events go.
-        outlet: Takes its stderr, line by line; None: nobody wants it.
+        asides: What it says beside its messages.
     """
 
     kind = "stdio"
@@ -115,8 +108,7 @@ class ChildPipe(Pipe):
         self._process = process
         self._pid = process.pid
         self._shutdown = shutdown
-        self._secrets = secrets
-        self.outlet: Outlet | None = None
+        self.asides = Asides(secrets)
         self._stdin, self._stdout, self._stderr = (
             stream.fileno() for stream in (process.stdin, process.stdout, process.stderr)
         )
@@ -130,9 +122,6 @@ class ChildPipe(Pipe):
         self._ending = threading.Lock()  # guards _deadline, _ring
         self._deadline: Deadline | None = None
         self._lines = LineSplitter(limit)
-        self._errors = LineSplitter(65536)
-        self._tail = bytearray()
-        self._noise: deque[str] = deque(maxlen=NOISE_LINES)
         self._outgoing = Outgoing()
         self._status: Any = _WAITING
         self._endless = False
@@ -216,9 +205,7 @@ class ChildPipe(Pipe):
             rest = self._lines.flush().strip()
             return ([rest] if rest.endswith(b"}") else []), True
         lines = self._lines.feed(chunk)
-        for line in lines:
-            if isinstance(line, bytes) and line[:1] not in (b"{", b"["):
-                self._noise.append(self._shown(line[:2000])[:500])  # masked before it is cut, so no secret is halved
+        self.asides.take_stdout(lines)
         self._endless = self._lines.skipped > ENDLESS_FACTOR * self._lines.limit
         return lines, False
 
@@ -244,25 +231,13 @@ class ChildPipe(Pipe):
             chunk = b""
         if not chunk:
             self._poll.unregister(self._stderr)
-            self._pass_on([rest] if (rest := self._errors.flush()) else [])
+            self.asides.end_stderr()
             return
-        self._tail += chunk
-        del self._tail[:-STDERR_BYTES]
-        if self.outlet is not None:
-            lines = self._errors.feed(chunk)
-            heads = (line if isinstance(line, bytes) else line.head if not line.ended else b"" for line in lines)
-            self._pass_on([line for line in heads if line])
-
-    def _pass_on(self, lines: list[bytes]) -> None:
-        if lines and self.outlet is not None:
-            self.outlet.take([self._shown(line) for line in lines])
+        self.asides.take_stderr(chunk)
 
     def masked(self, raw: bytes) -> bytes:
         """Return what it wrote without the secrets in its environment."""
-        return self._shown(raw).encode() if self._secrets else raw
-
-    def _shown(self, raw: bytes) -> str:
-        return mask(raw.decode("utf-8", "replace"), self._secrets)
+        return self.asides.masked(raw)
 
     # -- writing, under the channel's lock ----------------------------------------------------------------------------
 
@@ -335,19 +310,9 @@ class ChildPipe(Pipe):
 
     def explain(self) -> dict[str, Any]:
         """Return what is known of the process: pid, exit_status, the last lines of stderr, noise on stdout."""
-        lines = self._shown(bytes(self._tail)).splitlines()
-        if len(self._tail) == STDERR_BYTES:
-            lines = lines[1:] or lines
-        details: dict[str, Any] = {
-            "command": self.name,
-            "pid": self._pid,
-            "stderr": lines[-STDERR_LINES:],
-            "stdout": list(self._noise),
-        }
+        details: dict[str, Any] = {"command": self.name, "pid": self._pid, **self.asides.explain()}
         if self._status is not _WAITING:
             details["exit_status"] = self._status
-        if self.outlet is not None and self.outlet.dropped:
-            details["stderr_dropped"] = self.outlet.dropped
         return details
 
     def end_writing(self) -> None:
@@ -370,8 +335,8 @@ class ChildPipe(Pipe):
         self._drain_last_words()
         self._reap()
         self._close_all()
-        if self.outlet is not None and self.outlet.dropped:
-            self.feed.emit(Ignored(self.name, f"{self.outlet.dropped} lines of stderr, taken too slowly"))
+        if self.asides.dropped:
+            self.feed.emit(Ignored(self.name, f"{self.asides.dropped} lines of stderr, taken too slowly"))
         self.feed.emit(ProcessEnded(self.name, self._pid, self._status))
 
     def _drain_last_words(self) -> None:

@@ -174,9 +174,10 @@ class SseChannel(Channel):
             if self._refusal is None:
                 pump(() if stream is None else self._messages(stream), sink)
         finally:
-            self._closing = self._refusal is None
+            if self._refusal is None:
+                self._closing = True
+                self._drop_all()
             self._opened.set()
-            self._drop_all()
             self._over.set()
             if self._stream is not None:
                 self._stream.close()

@@ -141,7 +141,7 @@ class StdioTransport(MCPTransport):
         channel = PipeChannel(pipe, limits, self._observers, threads=short)
         pipe.feed = channel.feed
         if self._stderr is not None:
-            pipe.outlet = Outlet(self._stderr, channel.events)
+            pipe.asides.outlet = Outlet(self._stderr, channel.events)
         channel.feed.emit(ProcessStarted(self.name, child.pid))
         return channel
 

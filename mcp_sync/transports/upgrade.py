@@ -14,6 +14,7 @@ Source: RFC 6455, sections 4.1 and 4.2.2.
 from __future__ import annotations
 
 import io
+import select
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -246,12 +247,9 @@ def tunnel(line: Line, place: str, credentials: str | None, deadline: Deadline) 
 
 
 def _write(line: Line, data: bytes, deadline: Deadline) -> None:
-    left = memoryview(data)
-    while left:
-        try:
-            left = left[line.write(left) :]
-        except BlockingIOError:
-            await_line(line, line.writing, deadline, "the upgrade could not be asked for")
+    line.put(data)
+    while not line.flush():
+        await_line(line, select.POLLOUT, deadline, "the upgrade could not be asked for")
 
 
 def _read(line: Line, deadline: Deadline) -> bytes:
@@ -261,7 +259,7 @@ def _read(line: Line, deadline: Deadline) -> bytes:
         try:
             return line.read(READ_BYTES)
         except BlockingIOError:
-            await_line(line, line.reading, deadline, "the server did not answer the upgrade")
+            await_line(line, select.POLLIN, deadline, "the server did not answer the upgrade")
 
 
 def _read_head(line: Line, heard: bytes, deadline: Deadline) -> tuple[bytes, bytes]:

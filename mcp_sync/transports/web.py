@@ -28,7 +28,6 @@ from typing import Any
 import requests
 import urllib3
 from requests.adapters import HTTPAdapter
-from requests.certs import where  # type: ignore[attr-defined]
 from requests.cookies import get_cookie_header
 from requests.hooks import default_hooks
 from requests.structures import CaseInsensitiveDict
@@ -50,6 +49,7 @@ from ..policies import Connections, Replies, Trust
 from ..protocol.origins import allowed, is_loopback, origin_of, resolve, same_origin
 from ..protocol.redact import redact_url
 from .resolving import look_up
+from .secure import in_words, tls_context
 
 HARMLESS = frozenset({"accept", "accept-encoding", "content-encoding", "content-type", "user-agent"})
 """Headers that may be shown to another origin, beside those that repeat what is in the body."""
@@ -487,40 +487,6 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
-# -- TLS --------------------------------------------------------------------------------------------------------------
-
-_contexts: dict[tuple[Any, ...], ssl.SSLContext] = {}
-"""The shared TLS contexts: making one costs 15 ms and a megabyte."""
-
-
-def tls_context(verify: bool | str, cert: str | tuple[str, str] | None) -> ssl.SSLContext:
-    """Return a TLS context, the same for the same files.
-
-    Args:
-        verify: Whether to check the server's certificate; or the file or folder with the authorities to trust.
-        cert: Our own certificate: a file with it and its key, or both files.
-    """
-    key = (verify, cert)
-    known = _contexts.get(key)
-    if known is None:
-        known = _contexts[key] = _new_context(verify, cert)
-    return known
-
-
-def _new_context(verify: bool | str, cert: str | tuple[str, str] | None) -> ssl.SSLContext:
-    if isinstance(verify, str):
-        folder = os.path.isdir(verify)
-        context = ssl.create_default_context(cafile=None if folder else verify, capath=verify if folder else None)
-    else:
-        context = ssl.create_default_context(cafile=where())
-        if not verify:
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
-    if cert is not None:
-        context.load_cert_chain(*((cert,) if isinstance(cert, str) else cert))
-    return context
-
-
 # -- requests and replies ---------------------------------------------------------------------------------------------
 
 
@@ -557,7 +523,7 @@ class Web:
         self._slots = threading.BoundedSemaphore(settings.most)  # guards nothing but the number of requests
         self._theirs = session is not None and not _is_plain(session)
         looks = trust.environment and (session is None or session.trust_env)
-        self._proxies = _proxies(url) if looks else {}
+        self._proxies = proxies_for(url) if looks else {}
         bundle = _bundle() if looks else True
         ours_only = session is None or verify is not True or cert is not None or context is not None
         trusted = bundle if verify is True else verify
@@ -854,7 +820,8 @@ def _waiting(exchange: Exchange, most: float | None) -> float:
     return max(0.001, min(exchange.remaining, READ_SECONDS if most is None else most))
 
 
-def _proxies(url: str) -> dict[str, str]:
+def proxies_for(url: str) -> dict[str, str]:
+    """Return the proxies that the environment names for a URL, by scheme; a loopback address has none."""
     if is_loopback(origin_of(url).host):
         return {}
     return dict(requests.utils.get_environ_proxies(url, no_proxy=None))
@@ -883,7 +850,7 @@ def as_error(broken: BaseException, exchange: Exchange, url: str) -> MCPError:
     if isinstance(broken, (urllib3.exceptions.DecodeError, requests.exceptions.ContentDecodingError)):
         text = f"the reply from {shown} cannot be decompressed"
         return RemoteProtocolError(text, details={**details, "phase": "parse"}, may_have_run=ran)
-    kind, text = _said(root, shown)
+    kind, text = in_words(root, shown)
     error = kind(text, details=details, may_have_run=ran)
     error.__cause__ = root if isinstance(root, OSError) and not _tells_secrets(root) else None
     return error
@@ -903,25 +870,3 @@ def _root(error: BaseException) -> BaseException:
 
 def _tells_secrets(error: BaseException) -> bool:
     return isinstance(error, requests.RequestException)
-
-
-def _said(root: BaseException, shown: str) -> tuple[type[MCPError], str]:
-    name = type(root).__name__
-    if isinstance(root, socket.gaierror):
-        return MCPConnectionError, f"the host of {shown} is not known ({root.strerror}); is there a typing error?"
-    if isinstance(root, ConnectionRefusedError):
-        return MCPConnectionError, f"nobody listens at {shown}; is the server running, and the port right?"
-    if isinstance(root, ssl.SSLCertVerificationError):
-        why = root.verify_message or name
-        return MCPConnectionError, f"the certificate of {shown} cannot be trusted ({why}); see verify_ssl"
-    if isinstance(root, ssl.SSLError):
-        return MCPConnectionError, f"TLS with {shown} failed: {root.reason or name}; does the server speak https?"
-    if name in ("LineTooLong", "HTTPException") or "headers" in str(root)[:60]:
-        return RemoteProtocolError, f"the head of the reply from {shown} is too long"
-    if name in ("RemoteDisconnected",):
-        return MCPConnectionError, f"{shown} closed the connection without a reply"
-    if name in ("InvalidHeader", "InvalidURL", "LocationParseError", "UnicodeError", "UnicodeEncodeError"):
-        return MCPConnectionError, f"the request to {shown} cannot be sent ({name})"
-    if isinstance(root, OSError) and root.strerror and not isinstance(root, requests.RequestException):
-        return MCPConnectionError, f"the connection to {shown} failed: {root.strerror}"
-    return MCPConnectionError, f"the connection to {shown} broke ({name})"

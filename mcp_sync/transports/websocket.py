@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
 from urllib.parse import quote
 
 from ..deadlines import Deadline
-from ..engine.channel import Channel, PipeChannel
+from ..engine.channel import EVENTS_SECONDS, Channel, PipeChannel
 from ..engine.dispatch import Lane
 from ..exceptions import (
     HTTPStatusError,
@@ -31,7 +31,6 @@ from ..observe import Feed, Trouble
 from ..policies import (
     Breaker,
     Detours,
-    Heartbeat,
     Keepalive,
     Limits,
     Packing,
@@ -43,9 +42,9 @@ from ..policies import (
 )
 from ..protocol.origins import Origin, allowed, check_url, origin_of, resolve, same_origin, without_userinfo
 from ..protocol.redact import redact_url
-from .http import _checked_auth, _checked_context, _files, _provider, _trusted
 from .network import NetworkTransport
-from .passport import Passport, basic, checked_headers
+from .passport import Passport, basic, checked_auth, checked_headers, checked_provider
+from .secure import authorities, certificate, checked_context, in_words, tls_context
 from .transport import CLOSE_SECONDS
 
 if TYPE_CHECKING:
@@ -54,7 +53,7 @@ if TYPE_CHECKING:
     from .lines import Line
     from .upgrade import Declined, Upgraded
 
-WEBSOCKET_KINDS = (Limits, Keepalive, SocketBuffers, Packing, Detours, Retry, Breaker, Reconnect, Heartbeat)
+WEBSOCKET_KINDS = (Limits, Keepalive, SocketBuffers, Packing, Detours, Retry, Breaker, Reconnect)
 
 SCHEMES = ("ws", "wss")
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -156,11 +155,11 @@ class WebSocketTransport(NetworkTransport):
         self.url, user, password = without_userinfo(check_url(url, SCHEMES))
         userinfo = None if user is None else (user, password or "")
         given = {**_headers("headers", headers), **_headers("custom_headers", custom_headers)}
-        self._passport = Passport(given, _checked_auth(auth_header), _provider(auth_provider), userinfo)
+        self._passport = Passport(given, checked_auth(auth_header), checked_provider(auth_provider), userinfo)
         self.subprotocols = _subprotocols(subprotocols)
-        self._verify = _trusted(verify_ssl)
-        self._context = _checked_context(ssl_context)
-        self._cert = _files(cert)
+        self._verify = authorities(verify_ssl)
+        self._context = checked_context(ssl_context)
+        self._cert = certificate(cert)
 
     @property
     def name(self) -> str:
@@ -190,7 +189,7 @@ class WebSocketTransport(NetworkTransport):
 
     def _tell(self, event: Trouble) -> None:
         """Tell observers of what happened where there is no connection."""
-        lane = Lane(f"mcp-{self.transport_type}-events")
+        lane = Lane(f"mcp-{self.transport_type}-events", grace=EVENTS_SECONDS)
         Feed(self._observers, lane.offer).emit(event)
         lane.close(Deadline(CLOSE_SECONDS))
 
@@ -262,7 +261,7 @@ class WebSocketTransport(NetworkTransport):
 
     def _reach(self, url: str, deadline: Deadline) -> Line:
         """Return a connection to the server, by way of a proxy where there is one, and with TLS where it has to be."""
-        from .lines import connect, secure
+        from .lines import SecureLine, connect
 
         origin, proxy = origin_of(url), self._proxy_for(url)
         if proxy is None:
@@ -272,7 +271,9 @@ class WebSocketTransport(NetworkTransport):
         if origin.scheme != "wss":
             return line
         try:
-            return secure(line, self._tls(), origin.host, deadline)
+            secured = SecureLine(line, self._tls(), origin.host)
+            secured.shake_hands(deadline)
+            return secured
         except BaseException:
             line.close(rudely=True)
             raise
@@ -281,10 +282,10 @@ class WebSocketTransport(NetworkTransport):
         """Return the URL of the proxy that the environment names for a server, if it may be asked and does."""
         if not self._policies[Detours].environment:
             return None
-        from .web import _proxies
+        from .web import proxies_for
 
         as_http = url.replace("ws", "http", 1)
-        found = _proxies(as_http)
+        found = proxies_for(as_http)
         return found.get(as_http.partition("://")[0]) or found.get("all")
 
     def _through(self, proxy: str, origin: Origin, deadline: Deadline) -> Line:
@@ -314,8 +315,6 @@ class WebSocketTransport(NetworkTransport):
     def _tls(self) -> ssl.SSLContext:
         if self._context is not None:
             return self._context
-        from .web import tls_context
-
         return tls_context(self._verify, self._cert)
 
     def _offer(self, url: str) -> Any:
@@ -370,12 +369,10 @@ def _declined(url: str, answer: Declined, why: str = "") -> HTTPStatusError:
 
 def _unreachable(error: Exception, shown: str) -> MCPConnectionError:
     """Return the error for what kept a connection from being made; the text says what to try."""
-    from .web import _said
-
     if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLCertVerificationError):
         text = f"TLS with {shown} failed: {error.reason or type(error).__name__}; does the server speak wss?"
     else:
-        _, text = _said(error, shown)
+        _, text = in_words(error, shown)
     broken = MCPConnectionError(text, details={"url": shown, "phase": "connect"}, may_have_run=False)
     broken.__cause__ = error
     return broken

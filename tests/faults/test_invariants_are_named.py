@@ -1,4 +1,4 @@
-"""Each invariant and each trap of the plan that concerns stdio is named in the docstring of a test."""
+"""Each invariant and each trap of the plan that concerns stdio or WebSocket is named in the docstring of a test."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 TESTS = Path(__file__).resolve().parents[1]
 INVARIANTS = [f"I{number}" for number in (*range(1, 10), *range(13, 18), 20)]
-TRAPS = [f"B{number}" for number in range(20, 36)]
+TRAPS = [f"B{number}" for number in (*range(11, 16), *range(20, 36))]
 
 
 def named() -> Iterator[str]:

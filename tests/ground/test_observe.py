@@ -17,6 +17,8 @@ from mcp_sync.observe import (
     CircuitChanged,
     Connected,
     Connecting,
+    ContainerEnded,
+    ContainerStarted,
     Disconnected,
     Event,
     Feed,
@@ -25,6 +27,7 @@ from mcp_sync.observe import (
     Observers,
     ProcessEnded,
     ProcessStarted,
+    Restarted,
     Retried,
     Streaming,
     Trouble,
@@ -146,6 +149,12 @@ LINES = [
     (EVENT, "= Connected(server='calc', version='2026-07-28')"),
     (Ignored("calc", "late"), "= Ignored(server='calc', why='late')"),
     (ProcessStarted("calc", 4711), "= ProcessStarted(server='calc', pid=4711)"),
+    (ContainerStarted("calc", "0af3"), "= ContainerStarted(server='calc', container='0af3')"),
+    (
+        ContainerEnded("calc", "0af3", 137, True),
+        "= ContainerEnded(server='calc', container='0af3', status=137, out_of_memory=True)",
+    ),
+    (Restarted("calc", 2), "= Restarted(server='calc', attempt=2)"),
     (ProcessEnded("calc", 4711, -9), "= ProcessEnded(server='calc', pid=4711, status=-9)"),
 ]
 

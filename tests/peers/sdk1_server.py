@@ -1,7 +1,10 @@
-"""A stdio server made with the official Python SDK 1.x, which serves the handshake era only.
+"""A server made with the official Python SDK 1.x, which serves the handshake era only.
+
+Over stdio; or over Streamable HTTP, HTTP+SSE or WebSocket: `sdk1_server.py http PORT`, or `sse`, or `ws`.
 
 Environment: PEER_JOURNAL names a file the `slow` tool writes to, PEER_PAGE_SIZE makes
-tools/list answer in pages.
+tools/list answer in pages. Over HTTP, PEER_JSON=1 makes the answers JSON, and PEER_EVENTS=1 gives
+their streams a memory, for a client that asks for the rest.
 """
 
 import base64
@@ -226,14 +229,68 @@ async def unsubscribe(uri: AnyUrl) -> None:
     subscribed.discard(str(uri))
 
 
+def options() -> Any:
+    made = make_options(NotificationOptions(prompts_changed=True, resources_changed=True, tools_changed=True))
+    made.capabilities.resources.subscribe = True  # this SDK always says False
+    return made
+
+
+make_options, low.create_initialization_options = low.create_initialization_options, options
+
+
 async def main() -> None:
-    changes = NotificationOptions(prompts_changed=True, resources_changed=True, tools_changed=True)
-    options = low.create_initialization_options(changes)
-    options.capabilities.resources.subscribe = True  # this SDK always says False
     async with stdio_server() as (read, write):
         print("peer ready", file=sys.stderr, flush=True)
-        await low.run(read, write, options)
+        await low.run(read, write, low.create_initialization_options())
+
+
+# Over HTTP
+
+
+async def part(n: int, ctx: Context) -> str:
+    """Close the stream of the response after n reports; what comes then is for whoever asks for the rest."""
+    for i in range(1, n + 1):
+        await ctx.report_progress(i, 2 * n, f"step {i}")
+    await ctx.close_sse_stream()
+    for i in range(n + 1, 2 * n + 1):
+        await ctx.report_progress(i, 2 * n, f"step {i}")
+    return "whole"
+
+
+async def header(name: str, ctx: Context) -> str:
+    """Return a header of this call's own request."""
+    return str(ctx.request_context.request.headers.get(name))
+
+
+async def websocket(connection: Any) -> None:
+    from mcp.server.websocket import websocket_server
+
+    async with websocket_server(connection.scope, connection.receive, connection._send) as (read, write):
+        await low.run(read, write, low.create_initialization_options())
+
+
+def websocket_app() -> Any:
+    from starlette.applications import Starlette
+    from starlette.routing import WebSocketRoute
+
+    return Starlette(routes=[WebSocketRoute("/mcp", websocket)])
+
+
+def serve(binding: str, port: str) -> None:
+    import uvicorn
+    from events import Events
+
+    mcp.tool()(part)
+    mcp.tool()(header)
+    mcp.settings.json_response = bool(os.environ.get("PEER_JSON"))
+    if os.environ.get("PEER_EVENTS"):
+        mcp._event_store, mcp._retry_interval = Events(), 100
+    app = {"http": mcp.streamable_http_app, "sse": mcp.sse_app, "ws": websocket_app}[binding]()
+    uvicorn.run(app, host="127.0.0.1", port=int(port), timeout_graceful_shutdown=1)
 
 
 if __name__ == "__main__":
-    anyio.run(main)
+    if sys.argv[1:]:
+        serve(*sys.argv[1:])
+    else:
+        anyio.run(main)

@@ -1,11 +1,16 @@
-"""A stdio server made with the official Python SDK 2.x, serving both protocol eras.
+"""A server made with the official Python SDK 2.x, serving both protocol eras.
+
+Over stdio; or over Streamable HTTP or HTTP+SSE: `sdk2_server.py http PORT`, `sdk2_server.py sse PORT`.
 
 Environment: PEER_JOURNAL names a file the `slow` tool writes to, PEER_PAGE_SIZE makes
-tools/list answer in pages.
+tools/list answer in pages. Over HTTP, PEER_JSON=1 makes the answers JSON, PEER_EVENTS=1 gives their
+streams a memory, for a client that asks for the rest, and PEER_TLS="CERT KEY CA" makes it speak TLS,
+with clients that the CA has certified.
 """
 
 import base64
 import os
+import ssl
 import sys
 import warnings
 from typing import Annotated, Any
@@ -17,7 +22,7 @@ from mcp.server.mcpserver import Context, Elicit, ElicitationResult, Image, List
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp.server.stdio import stdio_server
 from mcp.shared.exceptions import MCPDeprecationWarning, MCPError
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 PNG = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
@@ -236,12 +241,60 @@ low.add_request_handler("resources/subscribe", types.SubscribeRequestParams, sub
 low.add_request_handler("resources/unsubscribe", types.UnsubscribeRequestParams, subscribe)
 
 
+def options() -> Any:
+    return make_options(NotificationOptions(prompts_changed=True, resources_changed=True, tools_changed=True))
+
+
+make_options, low.create_initialization_options = low.create_initialization_options, options
+
+
 async def main() -> None:
-    changes = NotificationOptions(prompts_changed=True, resources_changed=True, tools_changed=True)
     async with stdio_server() as (read, write):
         print("peer ready", file=sys.stderr, flush=True)
-        await low.run(read, write, low.create_initialization_options(changes))
+        await low.run(read, write, low.create_initialization_options())
+
+
+# Over HTTP
+
+
+async def part(n: int, ctx: Context) -> str:
+    """Close the stream of the response after n reports; what comes then is for whoever asks for the rest."""
+    for i in range(1, n + 1):
+        await ctx.report_progress(i, 2 * n, f"step {i}")
+    await ctx.close_sse_stream()
+    for i in range(n + 1, 2 * n + 1):
+        await ctx.report_progress(i, 2 * n, f"step {i}")
+    return "whole"
+
+
+async def header(name: str, ctx: Context) -> str:
+    """Return a header of this call's own request."""
+    return str((ctx.headers or {}).get(name))
+
+
+async def region(name: Annotated[str, Field(json_schema_extra={"x-mcp-header": "Region"})], ctx: Context) -> str:
+    """Return the name as the header has it."""
+    return await header("mcp-param-region", ctx)
+
+
+def serve(binding: str, port: str) -> None:
+    import uvicorn
+    from events import Events
+
+    for tool in (part, header, region):
+        mcp.tool()(tool)
+    memory: dict[str, Any] = {"event_store": Events(), "retry_interval": 100} if os.environ.get("PEER_EVENTS") else {}
+    as_json = bool(os.environ.get("PEER_JSON"))
+    app = mcp.streamable_http_app(json_response=as_json, **memory) if binding == "http" else mcp.sse_app()
+    tls: dict[str, Any] = {}
+    if files := os.environ.get("PEER_TLS", "").split():
+        names = ("ssl_certfile", "ssl_keyfile", "ssl_ca_certs")
+        tls = {**dict(zip(names, files, strict=True)), "ssl_cert_reqs": ssl.CERT_REQUIRED}
+    uvicorn.run(app, host="127.0.0.1", port=int(port), timeout_graceful_shutdown=1, **tls)
 
 
 if __name__ == "__main__":
-    anyio.run(main)
+    if sys.argv[1:]:
+        serve(*sys.argv[1:])
+    else:
+        anyio.run(main)

