@@ -22,8 +22,14 @@ help:  ## print this list
 demo: $(VENV)/.for-demo  ## start a server, list its tools, call one (examples/quickstart.py)
 	$(BIN)/python examples/quickstart.py
 
+# Most tests wait for something, so more of them at once than there are processors. What has the machine's one Docker
+# engine, or keeps all processors busy, comes last and by itself.
+LANES ?= 3
+ALONE = tests/containers tests/conformance
+
 test: lint types peers  ## linter, types, and every test but the slow ones
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n $(LANES) --dist loadfile $(ALONE:%=--ignore=%)
+	$(BIN)/python -m pytest -m "not slow" $(ALONE)
 
 test-all: lint types peers  ## the same with the slow tests
 	$(BIN)/python -m pytest
