@@ -57,6 +57,11 @@ _spoken: dict[str, str] = {}
 """The era cache: the version that was last spoken with each origin (basic/versioning: an era belongs to a server)."""
 
 
+def spoken(origin: str) -> str | None:
+    """Return the version that was last spoken with an origin; None: nobody knows, or the last attempt failed."""
+    return _spoken.get(origin)
+
+
 def converse(
     channel: Channel,
     introduction: Introduction,

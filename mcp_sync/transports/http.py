@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
 from ..deadlines import Deadline, as_timeout
 from ..engine.caller import Caller
 from ..engine.channel import Channel
-from ..engine.connect import Introduction
+from ..engine.connect import Introduction, spoken
 from ..exceptions import HTTPStatusError, MCPError
 from ..policies import (
     Breaker,
@@ -261,6 +261,11 @@ class StreamableHTTPTransport(NetworkTransport):
             web.close()
 
 
+def older_origin(name: str) -> str:
+    """Return what a server that is spoken to by HTTP+SSE is remembered by; by another binding it is another."""
+    return f"{name} by HTTP+SSE"
+
+
 @with_knobs(*EITHER_KINDS)
 class UrlTransport(StreamableHTTPTransport):
     """Reaches a server at a URL by Streamable HTTP, or by HTTP+SSE where it is that old. What ``Client(url)`` uses."""
@@ -272,6 +277,11 @@ class UrlTransport(StreamableHTTPTransport):
         """Begin a conversation, in the way that the server knows (basic/transports, backwards compatibility)."""
         if self._older is not None:
             return self._older.converse(introduction, deadline)
+        if spoken(older_origin(self.name)):
+            try:
+                return self._as_sse().converse(introduction, deadline)
+            except HTTPStatusError:
+                pass  # it is another server by now
         try:
             return super().converse(introduction, deadline)
         except HTTPStatusError as error:

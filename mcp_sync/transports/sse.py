@@ -65,7 +65,7 @@ from .errands import (
     trouble,
 )
 from .events import EventReader
-from .http import SSE_KINDS, HttpKnobs, StreamableHTTPTransport
+from .http import SSE_KINDS, HttpKnobs, StreamableHTTPTransport, older_origin
 from .passport import Passport, request_headers
 from .web import Reply, Web
 
@@ -110,6 +110,7 @@ class SseChannel(Channel):
     ) -> None:
         limits, connections = policies[Limits], policies[Connections]
         super().__init__(name, "sse", observers, limits.backlog, f"sse-{next(_numbers)}")
+        self.origin = older_origin(name)
         self._web = web
         self._endpoint = endpoint
         self._passport = passport

@@ -28,6 +28,7 @@ from ..engine.interrupts import await_event
 from ..engine.lifetimes import tell_of_forks
 from ..exceptions import (
     ForkedClientError,
+    HTTPStatusError,
     LocalProtocolError,
     MCPConnectionError,
     MCPError,
@@ -578,6 +579,8 @@ class HttpChannel(Channel):
             try:
                 if not self._listen_once(cursor, begun):
                     return
+            except HTTPStatusError:  # a redirect to where we do not go: there is no such stream
+                return
             except MCPError as error:
                 self.feed.emit(Ignored(self.name, f"the stream of the server's messages broke off: {error}"))
             finally:

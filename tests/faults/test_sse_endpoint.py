@@ -367,7 +367,6 @@ def test_a_second_client_of_a_server_of_the_handshake_era_does_not_probe_again()
         assert len(server.posts("initialize")) == 3
 
 
-@pytest.mark.xfail(reason="the era cache knows versions, not bindings: UrlTransport begins all over")
 def test_a_second_client_of_a_server_of_http_with_sse_does_not_probe_again() -> None:
     """B15, F4: neither by server/discover, nor by an initialize that leads nowhere."""
     with OldServer() as server:
