@@ -33,6 +33,7 @@ def collector(heard: list[Any]) -> Callable[[Notification], None]:
 # -- servers that have none, or none worth having ----------------------------------------------------------------------
 
 NONE: dict[str, Manner] = {
+    "302": replies(302, "", "Location: /elsewhere", content_type=None),
     "405": replies(405, "", "Allow: POST", content_type=None),
     "400": replies(400, "no", content_type="text/plain"),
     "401": replies(401, "", content_type=None),
@@ -66,7 +67,6 @@ ENDS: dict[str, Manner] = {
     "reset at once": resets,
     "closed after its head": streams(answer=False, then="close", chunked=False),
     "500": replies(500, "", content_type=None),
-    "302": replies(302, "", "Location: /elsewhere", content_type=None),
     "a stream that ends": streams(answer=False),
 }
 
