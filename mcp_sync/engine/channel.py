@@ -51,7 +51,10 @@ class Sink(Protocol):
         """A message has arrived."""
 
     def lost(self, request_id: RequestId | None, error: MCPError) -> None:
-        """The answer to this request will never come; None: what was sent was no request, and did not arrive."""
+        """The answer to this request will never come.
+
+        None: it is about no request. What was sent did not arrive; or what the other side said unasked has been missed.
+        """
 
     def closed(self, error: MCPError) -> None:
         """Nothing more will come. Called once, last."""

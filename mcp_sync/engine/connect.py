@@ -103,7 +103,8 @@ def converse(
         if agreement.greeting and introduction.joined is None:
             peer.notify(agreement.greeting, None, deadline)
         channel.agreed(agreement.era, deadline)
-        _remember(channel.origin, agreement.era.version)
+        if introduction.version is None and introduction.joined is None:  # else it is not what the server likes best
+            _remember(channel.origin, agreement.era.version)
         channel.feed.emit(Connected(peer.name, agreement.era.version))
     except BaseException as error:
         _remember(channel.origin, None)

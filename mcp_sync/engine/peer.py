@@ -381,8 +381,11 @@ class Peer(Caller):
         self._follow(effect)
 
     def lost(self, request_id: RequestId | None, error: MCPError) -> None:
-        """Fail the one call whose answer will never come."""
+        """Fail the one call whose answer will never come; or tell that what was said unasked has been missed."""
         if request_id is None:
+            handler = self._target()
+            if handler is not None:
+                self.lane.post(lambda: handler.closed(error))
             return
         with self._lock:
             effect = self._session.lost(request_id, error)

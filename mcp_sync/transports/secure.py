@@ -57,10 +57,7 @@ def authorities(value: object) -> bool | str:
         return value
     if not isinstance(value, (str, os.PathLike)):
         raise TypeError(f"verify_ssl must be True, False or a path, not {type(value).__name__} ({value!r})")
-    path = os.fspath(value)
-    if not os.path.exists(path):
-        raise FileNotFoundError(f"verify_ssl: there is no file or folder {path!r}")
-    return str(path)
+    return _there("verify_ssl", value)
 
 
 def checked_context(value: object) -> ssl.SSLContext | None:
@@ -75,10 +72,16 @@ def certificate(value: object) -> str | tuple[str, str] | None:
     if value is None:
         return None
     if isinstance(value, (str, os.PathLike)):
-        return str(os.fspath(value))
+        return _there("cert", value)
     if not isinstance(value, Sequence) or len(value) != 2:
         raise TypeError("cert must be a file, or a pair of files: certificate and key")
-    return str(value[0]), str(value[1])
+    return _there("cert", value[0]), _there("cert", value[1])
+
+
+def _there(name: str, path: str | os.PathLike[str]) -> str:
+    if not os.path.exists(path):
+        raise FileNotFoundError(f"{name}: there is no file or folder {os.fspath(path)!r}")
+    return str(os.fspath(path))
 
 
 # -- what went wrong --------------------------------------------------------------------------------------------------

@@ -86,6 +86,8 @@ FAREWELL_SECONDS, EXIT_FAREWELL_SECONDS = 2.0, 0.3
 """How long ending the session on the server may take; the second when the interpreter exits."""
 STREAM_PAUSE = 1.0
 """Seconds before the stream of what the server says unasked is opened again."""
+MISSED = 2
+"""After how many attempts in vain to open it again those who wait for it are told."""
 RESUMPTIONS = 5
 """How many times in a row a broken stream is asked for in vain, where the server cannot be reached at all."""
 SUBSCRIPTIONS = 64
@@ -583,6 +585,8 @@ class HttpChannel(Channel):
                 return
             except MCPError as error:
                 self.feed.emit(Ignored(self.name, f"the stream of the server's messages broke off: {error}"))
+                if self._streamed and cursor.fruitless == MISSED and not self._listening.dropped:
+                    self._lost(None, error.about("what is said unasked", may_have_run=None))
             finally:
                 begun.set()
             if not self._listening.sleep(cursor.pause(STREAM_PAUSE)):
@@ -596,7 +600,7 @@ class HttpChannel(Channel):
                 return True
             if reply.status != 200 or media_type(reply.headers.get("Content-Type")) != EVENTS:
                 if self._streamed:  # and else a 404 says, as 405 does, that there is no such stream
-                    self._verdict(reply, b"")
+                    self._lost(None, self._verdict(reply, b"").about("what is said unasked", may_have_run=None))
                 return False
             self._streamed = True
             begun.set()

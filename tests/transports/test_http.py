@@ -321,7 +321,7 @@ def test_what_makes_sense_is_taken(make: Any) -> None:
         auth_provider=Provider(),
         session=requests.Session(),
         ssl_context=ssl.create_default_context(),
-        cert=("cert.pem", "key.pem"),
+        cert=(__file__, __file__),
         health_endpoint="/health",
         timeout=3,
     )
