@@ -26,10 +26,11 @@ demo: $(VENV)/.for-demo  ## start a server, list its tools, call one (examples/q
 # engine, or keeps all processors busy, comes last and by itself. The lanes have to agree on the names of the tests,
 # some of which come out of sets: so one hash seed for all.
 LANES ?= 3
-ALONE = tests/containers tests/conformance
+ALONE = tests/containers tests/conformance tests/benchmarks
 
 test: lint types peers  ## linter, types, and every test but the slow ones
-	PYTHONHASHSEED=0 $(BIN)/python -m pytest -m "not slow" -n $(LANES) --dist loadfile $(ALONE:%=--ignore=%)
+	PYTHONHASHSEED=0 $(BIN)/python -m pytest -m "not slow and not alone" -n $(LANES) --dist loadfile $(ALONE:%=--ignore=%)
+	$(BIN)/python -m pytest -m "not slow and alone" $(ALONE:%=--ignore=%)
 	$(BIN)/python -m pytest -m "not slow" $(ALONE)
 
 test-all: lint types peers  ## the same with the slow tests

@@ -35,21 +35,23 @@ class Introduction:
         version: The protocol version to ask for; None tries the newest first.
         handler: What answers the other side.
         meanwhile: Work to do while the other side starts up.
-        opened: Is given the Peer before the negotiation begins, so that it can be closed meanwhile.
+        opened: Is given, before the negotiation begins, what can be closed meanwhile: the Peer, or what ends all
+            attempts.
         renewed: Is called, with a deadline, when a connection has taken the place of another: what the server was told
             has to be told again. It is kept as long as the connection, so it must not keep what the user holds.
         expected: The version that the other side spoke the last time; a hint.
-        joined: What was agreed before, by somebody else, in the session that this connection goes on with.
+        joined: Is given the connection; returns what was agreed before, by somebody else, in the session that it goes
+            on with. None: it goes on with none.
     """
 
     identity: Identity = field(default_factory=Identity)
     version: str | None = None
     handler: Handler | None = None
     meanwhile: Callable[[], object] | None = None
-    opened: Callable[[Peer], object] | None = None
+    opened: Callable[[Any], object] | None = None
     renewed: Callable[[Deadline], object] | None = None
     expected: str | None = None
-    joined: Agreement | None = None
+    joined: Callable[[Channel], Agreement | None] | None = None
 
 
 KNOWN_ORIGINS = 1000
@@ -98,19 +100,21 @@ def converse(
             introduction.opened(peer)
         if introduction.meanwhile is not None:
             introduction.meanwhile()
-        agreement = introduction.joined or _negotiate(peer, channel, introduction, deadline)
+        joined = introduction.joined(channel) if introduction.joined is not None else None
+        agreement = joined or _negotiate(peer, channel, introduction, deadline)
         peer.agree(agreement)
-        if agreement.greeting and introduction.joined is None:
+        if agreement.greeting and joined is None:
             peer.notify(agreement.greeting, None, deadline)
         channel.agreed(agreement.era, deadline)
-        if introduction.version is None and introduction.joined is None:  # else it is not what the server likes best
+        if joined is None and introduction.version in (None, introduction.expected):  # else it was not found out
             _remember(channel.origin, agreement.era.version)
         channel.feed.emit(Connected(peer.name, agreement.era.version))
     except BaseException as error:
         _remember(channel.origin, None)
         whole.close(Deadline(max(CLOSE_LATE_SECONDS, min(closing_time(error), deadline.remaining))))
         if isinstance(error, MCPError):
-            raise error.about("cannot connect", may_have_run=False, phase="connect") from error.__cause__
+            phase = "closed" if error.details.get("phase") == "closed" else "connect"  # we ended it: that is final
+            raise error.about("cannot connect", may_have_run=False, phase=phase) from error.__cause__
         raise
     finally:
         if done is not None:

@@ -196,7 +196,7 @@ class Lane:
 
     def forked(self) -> None:
         """Be as new: at first, and in a forked child, where the worker and perhaps a held lock stayed behind."""
-        self._jobs: queue.Queue[tuple[Job, int | None]] = queue.Queue()
+        self._jobs: queue.SimpleQueue[tuple[Job, int | None]] = queue.SimpleQueue()
         self._lock = threading.Lock()  # guards _offered, _offered_bytes, _worker, _closed, _last_orders
         self._offered = 0
         self._offered_bytes = 0
@@ -349,7 +349,7 @@ class Workers:
 
     def forked(self) -> None:
         """Be as new: at first, and in a forked child."""
-        self._jobs: queue.Queue[Job] = queue.Queue()
+        self._jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
         self._lock = threading.Lock()  # guards _threads, _unclaimed, _closed
         self._threads: set[threading.Thread] = set()
         self._unclaimed = 0
@@ -424,14 +424,17 @@ class Alarm:
 
 
 class Reaper:
-    """Ends what has a deadline and nobody waiting for it: futures that were submitted.
+    """Ends what has a deadline and nobody waiting for it: futures that were submitted, exchanges over HTTP.
 
     Threads: one for the process, ``mcp-deadlines``, started with the first alarm, retired when there are none.
-    Locks: ``_wake``, a condition, held for a few instructions; jobs run outside it and must not block.
+    Locks: ``_lock``, held for a few instructions; jobs run outside it and must not block. No condition: Ctrl-C in the
+    wrong moment would leave one locked, and no deadline in the process would be kept any more (interrupts.py).
     """
 
     def __init__(self) -> None:
-        self._wake = threading.Condition()  # guards _alarms, _dead, _worker
+        self._lock = threading.Lock()  # guards _alarms, _dead, _worker
+        self._bell = threading.Lock()  # guards nothing: the worker waits for it to be released
+        self._bell.acquire()
         self._alarms: list[Alarm] = []
         self._dead = 0
         self._numbers = itertools.count()
@@ -444,13 +447,20 @@ class Reaper:
             TooManyRequests: There can be no more threads, or the interpreter is shutting down.
         """
         alarm = Alarm(deadline.at, next(self._numbers), job)
-        with self._wake:
+        with self._lock:
             if self._worker is None:
                 self._worker = self._start()
             heapq.heappush(self._alarms, alarm)
-            if self._alarms[0] is alarm:
-                self._wake.notify()
+            first = self._alarms[0] is alarm
+        if first:
+            self._ring()
         return alarm
+
+    def _ring(self) -> None:
+        try:
+            self._bell.release()
+        except RuntimeError:
+            pass  # it rings already
 
     def _start(self) -> threading.Thread:
         try:
@@ -461,7 +471,7 @@ class Reaper:
 
     def call_off(self, alarm: Alarm) -> None:
         """Forget the alarm, and let go at once of what its job refers to."""
-        with self._wake:
+        with self._lock:
             if alarm.job is None:
                 return
             alarm.job = None
@@ -472,31 +482,38 @@ class Reaper:
                 self._dead = 0
 
     def _work(self) -> None:
-        with self._wake:
+        with self._lock:
             if self._worker is None:  # Ctrl-C kept start_thread from returning
                 self._worker = threading.current_thread()
         while self._worker is threading.current_thread():
-            job = self._next_job()
-            if job is None:
+            job, patience = self._next_job()
+            if job is not None:
+                run_guarded(job)
+            elif not self._bell.acquire(timeout=patience) and self._retire():
                 return
-            run_guarded(job)
             del job
 
-    def _next_job(self) -> Job | None:
-        with self._wake:
-            while True:
-                while self._alarms and self._alarms[0].job is None:
-                    heapq.heappop(self._alarms)
-                    self._dead = max(0, self._dead - 1)
-                if self._alarms and self._alarms[0].at <= time.monotonic():
-                    alarm = heapq.heappop(self._alarms)
-                    job, alarm.job = alarm.job, None
-                    return job
-                if not self._alarms and not self._wake.wait(IDLE_SECONDS) and not self._alarms:
-                    self._worker = None
-                    return None
-                if self._alarms:
-                    self._wake.wait(max(0.0, self._alarms[0].at - time.monotonic()))
+    def _next_job(self) -> tuple[Job | None, float]:
+        """Return the job whose time has come; if there is none, how long to wait for one."""
+        with self._lock:
+            while self._alarms and self._alarms[0].job is None:
+                heapq.heappop(self._alarms)
+                self._dead = max(0, self._dead - 1)
+            if not self._alarms:
+                return None, IDLE_SECONDS
+            left = self._alarms[0].at - time.monotonic()
+            if left > 0:
+                return None, min(left, threading.TIMEOUT_MAX)
+            alarm = heapq.heappop(self._alarms)
+            job, alarm.job = alarm.job, None
+            return job, 0.0
+
+    def _retire(self) -> bool:
+        with self._lock:
+            if self._alarms:
+                return False
+            self._worker = None
+            return True
 
 
 reaper = Reaper()

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias, TypeVar
 
 from ..deadlines import Deadline
@@ -31,6 +31,7 @@ from ..exceptions import (
     SessionExpired,
 )
 from ..observe import CircuitChanged, Event
+from ..protocol.messages import Notification
 from .wrapper import Wrapper
 
 R = TypeVar("R")
@@ -189,8 +190,13 @@ class Breaking(Wrapper):
         return result
 
     def submit(self, question: Question[R], deadline: Deadline) -> CallFuture[R]:
-        """Ask, and return a future, whose outcome counts; raises CircuitOpen."""
+        """Ask, and return a future, whose outcome counts; raises CircuitOpen.
+
+        What is pushed to an open-ended question, whose outcome may take for ever, shows that the server lives.
+        """
         passage = self._enter(question.method, deadline)
+        if question.open_ended:
+            question = replace(question, on_push=self._heard(question.on_push, passage))
         try:
             future = self._caller.submit(question, deadline)
             # Not by Question.then, which does not hear of cancel(); nor by the future's own method, which takes
@@ -226,6 +232,16 @@ class Breaking(Wrapper):
             ) from None
         self._tell(passage.change)
         return passage
+
+    def _heard(
+        self, on_push: Callable[[Notification], None] | None, passage: Passage
+    ) -> Callable[[Notification], None]:
+        def push(notification: Notification) -> None:
+            self._leave(passage, True)
+            if on_push is not None:
+                on_push(notification)
+
+        return push
 
     def _leave(self, passage: Passage, alive: bool | None) -> None:
         self._tell(self._circuit.leave(passage, alive))

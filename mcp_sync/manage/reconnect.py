@@ -32,6 +32,8 @@ LONGEST_INTERVAL = 30.0
 """Seconds that no pause between two attempts to reconnect exceeds."""
 CLOSE_SECONDS = 5.0
 """How long closing a connection may take that another has replaced."""
+CLOSE_LEAST_SECONDS = 0.2
+"""With less time than that left to a call, closing such a connection is left to the next one."""
 
 Dial = Callable[[Handler | None, str, Callable[[Caller], object], Deadline], Caller]
 """Connects and negotiates: given the handler, the version that the other side spoke the last time, whom to give the
@@ -115,7 +117,8 @@ class Reconnecting(Caller):
         self._renewed = renewed
         self._telling = _Telling()
         self._past: Counter[str] = Counter()
-        self._retired: list[Caller] = []
+        self._retired: list[tuple[Caller, Ear]] = []
+        self._going: list[tuple[Caller, Ear]] = []
         self._ear = Ear(handler)
         self._closing = threading.Event()
         self._renew_locks()
@@ -126,7 +129,7 @@ class Reconnecting(Caller):
 
     def _renew_locks(self) -> None:
         self._renewing = threading.RLock()  # guards the making of a new connection, so that there is one
-        self._lock = threading.Lock()  # guards _caller, _ear, _retired, _past
+        self._lock = threading.Lock()  # guards _caller, _ear, _retired, _going, _past
 
     def __repr__(self) -> str:
         return f"<Reconnecting {self._caller!r}>"
@@ -134,7 +137,19 @@ class Reconnecting(Caller):
     # -- asking -------------------------------------------------------------------------------------------------------
 
     def call(self, question: Question[Any], deadline: Deadline) -> dict[str, Any]:
-        """Ask, and wait for the result; raises as Caller.call says, and SessionExpired where a repeat is not safe."""
+        """Ask, and wait for the result; raises as Caller.call says, and SessionExpired where a repeat is not safe.
+
+        It may have been the last call on a connection that was replaced meanwhile: then that one is closed.
+        """
+        try:
+            result = self._ask(question, deadline)
+        except Exception:
+            self._close_retired(deadline)
+            raise
+        self._close_retired(deadline)
+        return result
+
+    def _ask(self, question: Question[Any], deadline: Deadline) -> dict[str, Any]:
         caller = self._living(deadline)
         try:
             return caller.call(question, deadline)
@@ -193,7 +208,7 @@ class Reconnecting(Caller):
         with self._lock:
             old_ear, self._ear = self._ear, ear
             self._caller = fresh
-            self._retired.append(stale)
+            self._retired.append((stale, old_ear))  # what the server asks there is still heard
         if self._closing.is_set():
             fresh.close(Deadline(CLOSE_SECONDS))
         lost = why or SessionExpired("the connection has ended, or the server has forgotten it", may_have_run=False)
@@ -218,15 +233,25 @@ class Reconnecting(Caller):
         if self._closing.is_set():
             caller.hang_up(Deadline(CLOSE_SECONDS))
 
-    def _close_retired(self, deadline: Deadline, all_of_them: bool = False) -> None:
+    def _close_retired(self, deadline: Deadline) -> None:
         """Close connections that were replaced, once the calls that are still under way there are over."""
+        if self._retired and deadline.remaining >= CLOSE_LEAST_SECONDS:
+            self._let_go_of(lambda caller: not caller.counters["pending"], deadline.sooner(CLOSE_SECONDS))
+
+    def _let_go_of(self, ready: Callable[[Caller], bool], deadline: Deadline) -> None:
+        """Close those that are ready, each by one thread; what they count is in the sum all the while."""
         with self._lock:
-            ready = [one for one in self._retired if all_of_them or not one.counters["pending"]]
-            self._retired = [one for one in self._retired if one not in ready]
-        for one in ready:
-            one.close(deadline.sooner(CLOSE_SECONDS))
-            with self._lock:
-                self._past.update(one.counters)
+            going = [pair for pair in self._retired if ready(pair[0])]
+            self._retired = [pair for pair in self._retired if pair not in going]
+            self._going += going
+        for pair in going:
+            caller, _ = pair
+            try:
+                caller.close(deadline)
+            finally:
+                with self._lock:
+                    self._going.remove(pair)
+                    self._past.update(caller.counters)
 
     def _tell_again(self, deadline: Deadline) -> None:
         if self._renewed is None or self._closing.is_set():
@@ -265,10 +290,10 @@ class Reconnecting(Caller):
         """What has happened so far, on all connections."""
         with self._lock:
             total = Counter(self._past)
-            callers = [*self._retired, self._caller]
-        for caller in callers:
-            for name, number in caller.counters.items():
-                total[name] += number
+            callers = [self._caller, *(caller for caller, _ in (*self._retired, *self._going))]
+            for caller in callers:
+                for name, number in caller.counters.items():
+                    total[name] += number
         return dict(total)
 
     def dress(self, era: Era) -> None:
@@ -304,7 +329,7 @@ class Reconnecting(Caller):
         self._closing.set()
         for caller in {self._opening, self._caller} - {None}:
             caller.close(deadline)  # type: ignore[union-attr]
-        self._close_retired(deadline, all_of_them=True)
+        self._let_go_of(lambda caller: True, deadline.sooner(CLOSE_SECONDS))
         self._ended(deadline)
 
     def forked(self) -> None:

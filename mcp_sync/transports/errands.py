@@ -5,11 +5,13 @@ Also how a reply is judged: which status means what, how much of a body is read,
 
 from __future__ import annotations
 
+import functools
 import gzip
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from ..deadlines import LONGEST_TIMEOUT, Deadline
@@ -27,9 +29,11 @@ from ..exceptions import (
 from ..policies import Packing, Replies
 from ..protocol.headers import media_type, retry_after
 from ..protocol.messages import Failure, Malformed, RequestId, decode
-from ..protocol.redact import redact_url
+from ..protocol.origins import same_origin
+from ..protocol.redact import MASK, mask, names_a_secret, redact_url
 from ..protocol.sse import Event
-from .web import Exchange, Reply
+from .passport import SHORT, Passport, forms, hide, secrets_in_query
+from .web import Exchange, Reply, Web
 
 JSON, EVENTS, LINES = "application/json", "text/event-stream", ("application/x-ndjson", "application/jsonl")
 
@@ -41,6 +45,8 @@ DRAIN_SECONDS, DRAIN_BYTES = 0.02, 1 << 16
 """How long, and how far, a reply is read on after the answer: the connection can be used again when it has ended."""
 SEEN_EVENTS = 1000
 """Event ids that are remembered, so that an event that is replayed is not handled twice."""
+LONGEST_ID = 8192
+"""Characters of an event id; a longer one counts as none, for no server takes a header that long."""
 LEAST_PAUSE, LONGEST_PAUSE = 0.1, 30.0
 """Seconds between two attempts to resume a stream: the first pause and the longest."""
 
@@ -58,6 +64,7 @@ class Errand:
         self.deadline = deadline
         self._dropped = threading.Event()
         self._exchange: Exchange | None = None
+        self._interrupt: Callable[[], object] | None = None
 
     @property
     def dropped(self) -> bool:
@@ -74,9 +81,22 @@ class Errand:
     def drop(self) -> None:
         """Give it up. From any thread, at any time."""
         self._dropped.set()
-        exchange = self._exchange
+        interrupt, exchange = self._interrupt, self._exchange
+        if interrupt is not None:
+            interrupt()
         if exchange is not None:
             exchange.cut()
+
+    @contextmanager
+    def interrupting(self, interrupt: Callable[[], object]) -> Iterator[None]:
+        """Call this when it is dropped meanwhile, or was before."""
+        self._interrupt = interrupt
+        try:
+            if self.dropped:
+                interrupt()
+            yield
+        finally:
+            self._interrupt = None
 
     def sleep(self, seconds: float) -> bool:
         """Wait; False: it has been dropped, or its time has passed."""
@@ -97,20 +117,20 @@ class Cursor:
         self.last_id: str | None = None
         self.fruitless = 0
         self._retry = 0.0
-        self._seen: OrderedDict[str, None] = OrderedDict()
-        self._before: set[str] = set()
+        self._seen: OrderedDict[int, None] = OrderedDict()  # hashes: ids may be long
+        self._before: set[int] = set()
 
     def takes(self, event: Event) -> bool:
         """Take note of an event; False: it is one that came before the stream was opened again."""
         if event.retry is not None:
             self._retry = event.retry / 1000
-        if event.id is None:
+        if event.id is None or len(event.id) > LONGEST_ID:
             return True
-        if event.id in self._before:
+        if hash(event.id) in self._before:
             return False
         self.last_id = event.id or None
         if event.id:
-            self._seen[event.id] = None
+            self._seen[hash(event.id)] = None
             if len(self._seen) > SEEN_EVENTS:
                 self._seen.popitem(last=False)
         return True
@@ -121,6 +141,86 @@ class Cursor:
         patience = min(LONGEST_PAUSE, least * 2.0 ** min(self.fruitless, 20))
         self.fruitless += 1
         return max(self._retry, patience)
+
+
+# -- sending ----------------------------------------------------------------------------------------------------------
+
+
+class Courier:
+    """Brings requests to a server: shows it the passport, which is renewed once where it is refused.
+
+    No error that comes of a request, or is made of its reply, tells the secrets that it was shown.
+
+    Args:
+        web: Makes the requests.
+        passport: Of the server.
+    """
+
+    def __init__(self, web: Web, passport: Passport) -> None:
+        self._web = web
+        self._passport = passport
+
+    def send(
+        self,
+        method: str,
+        errand: Errand,
+        headers: Callable[[], Mapping[str, str]],
+        body: bytes | None = None,
+        *,
+        url: str = "",
+        counted: bool = True,
+    ) -> Reply:
+        """Send a request and return the reply, which is no 401.
+
+        Args:
+            method: The HTTP method.
+            errand: What it is for.
+            headers: Returns the headers; is called again when the credentials were renewed.
+            body: The body.
+            url: Where to; empty is the server's.
+            counted: Whether it counts as one of the requests under way.
+
+        Raises:
+            AuthError: 401; the credentials could not be renewed, or the new ones were refused as well.
+            MCPError: As Web.send, Passport.headers and Passport.renew.
+        """
+        url = url or self._web.url
+        for last in (False, True):
+            generation = self._passport.generation
+            exchange = errand.on(self._web.exchange(errand.deadline))
+            exchange.counted = counted
+            reply = self._bring(method, url, headers(), body, exchange)
+            if reply.status != 401:
+                return reply
+            try:
+                refusal = status_error(reply, read_start(reply))
+            finally:
+                reply.close()  # now: it takes the place of another request
+            if last or not self._renewed(url, generation, errand):
+                raise refusal
+        raise AssertionError  # the last one returned, or raised
+
+    def _renewed(self, url: str, generation: int, errand: Errand) -> bool:
+        """Have the credentials renewed; those of another origin are none of ours."""
+        if not same_origin(url, self._web.url):
+            return False
+        return self._passport.renew(generation, errand.deadline, errand.interrupting)
+
+    def _bring(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, exchange: Exchange
+    ) -> Reply:
+        try:
+            reply = self._web.send(method, url, headers, body, exchange)
+        except MCPError as error:
+            hide(error, self._told(url, headers))
+            raise
+        vars(reply)["told"] = functools.partial(self._told, url, headers)  # only errors want to know, and it takes time
+        return reply
+
+    def _told(self, url: str, headers: Mapping[str, str]) -> set[str]:
+        """Return what a request tells that is secret: what it says itself, and what the passport knows."""
+        said = {value for name, value in headers.items() if names_a_secret(name) or name == "Mcp-Session-Id"}
+        return forms(said | secrets_in_query(url)) | self._passport.secrets
 
 
 # -- bodies -----------------------------------------------------------------------------------------------------------
@@ -194,21 +294,39 @@ def _too_large(reply: Reply, limit: int) -> MessageTooLarge:
     )
 
 
-def shown(body: bytes) -> str:
-    """Return the beginning of a body, on one line and without control characters."""
-    text = body[: SHOWN_BYTES * 4].decode("utf-8", "replace")
+def shown(body: bytes, secrets: Iterable[str] = ()) -> str:
+    """Return the beginning of a body, on one line, without control characters and without secrets."""
+    start = body[: SHOWN_BYTES * 4]
+    text = start.decode("utf-8", "replace")
+    if len(start) == SHOWN_BYTES * 4:
+        text = _without_half(text, secrets)
+    text = mask(text, secrets)
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:SHOWN_BYTES]
+
+
+def _without_half(text: str, secrets: Iterable[str]) -> str:
+    """Return a text that was cut, without the beginning of a secret at its end."""
+    halves = (secret[:n] for secret in secrets for n in range(SHORT, len(secret)) if text.endswith(secret[:n]))
+    longest = max(halves, key=len, default="")
+    return text.removesuffix(longest) + MASK if longest else text
+
+
+def secrets_of(reply: Reply) -> set[str]:
+    """Return what must not be told of a reply: what its request told the server, as far as it is known."""
+    told: Callable[[], Iterable[str]] = getattr(reply, "told", tuple)
+    return forms({*told(), *getattr(reply, "secrets", ()), *secrets_in_query(reply.url)})
 
 
 def unreadable(reply: Reply, flaw: Malformed, body: bytes, method: str) -> MCPError:
     """Return the error for a body that is no message."""
-    details = {**known_of(reply), "phase": "parse", "body": shown(body)}
+    secrets = secrets_of(reply)
+    details = {**known_of(reply), "phase": "parse", "body": shown(body, secrets)}
     if flaw.parsed or reply.ends_by_itself:
         error: MCPError = flaw.as_error(method)
         error.details = {**error.details, **details}
-        return error
+        return hide(error, secrets)
     text = f"{method}: the reply from {details['url']} broke off: {flaw.reason}"
-    return MCPConnectionError(text, details=details, may_have_run=None)
+    return hide(MCPConnectionError(text, details=details, may_have_run=None), secrets)
 
 
 def known_of(reply: Reply) -> dict[str, Any]:
@@ -216,7 +334,7 @@ def known_of(reply: Reply) -> dict[str, Any]:
     return {
         "url": redact_url(reply.url),
         "status": reply.status,
-        "content_type": reply.headers.get("Content-Type", "")[:SHOWN_BYTES],
+        "content_type": mask(reply.headers.get("Content-Type", ""), secrets_of(reply))[:SHOWN_BYTES],
     }
 
 
@@ -232,14 +350,14 @@ def failure_in(reply: Reply, body: bytes, request_id: RequestId) -> Failure | No
         return None
     if message.id is not None and (message.id != request_id or type(message.id) is not type(request_id)):
         return None
-    return Failure(request_id, message.code, message.message, message.data)
+    return Failure(request_id, message.code, mask(message.message, secrets_of(reply)), message.data)
 
 
 def status_error(reply: Reply, body: bytes) -> HTTPStatusError:
     """Return the error for a status, with the beginning of the body, and what may help."""
     status = reply.status
     wait = retry_after(reply.headers.get("Retry-After"), time.time())
-    start = shown(body)
+    start = shown(body, secrets_of(reply))
     details = {**known_of(reply), "body": start, "phase": "wait"}
     if wait is not None:
         details["retry_after"] = wait
@@ -283,7 +401,7 @@ def no_answer(reply: Reply, why: str, body: bytes = b"") -> MCPError:
     """Return the error for a good status without an answer."""
     details = {**known_of(reply), "phase": "parse"}
     if body:
-        details["body"] = shown(body)
+        details["body"] = shown(body, secrets_of(reply))
         why += f"; it begins: {details['body']}"
     text = f"{details['url']} answered HTTP {reply.status}, but {why}"
     if reply.status in (202, 204) or body:

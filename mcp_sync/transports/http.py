@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
 from ..deadlines import Deadline, as_timeout
 from ..engine.caller import Caller
 from ..engine.channel import Channel
-from ..engine.connect import Introduction, spoken
+from ..engine.connect import Introduction, closing_time, spoken
 from ..exceptions import HTTPStatusError, MCPError
 from ..policies import (
     Breaker,
@@ -36,12 +36,14 @@ from ..protocol.redact import redact_url
 from .network import NetworkTransport
 from .passport import Passport, checked_auth, checked_headers, checked_provider
 from .secure import authorities, certificate, checked_context
+from .transport import CLOSE_SECONDS
 
 if TYPE_CHECKING:
     import requests
     from typing_extensions import Unpack
 
     from .streamable import HttpChannel
+    from .transport import _Line
 
 HTTP_KINDS = (Limits, Replies, Connections, Trust, Sessions, Packing, Retry, Breaker, Reconnect)
 SSE_KINDS = (Limits, Replies, Connections, Trust, Packing, Retry, Breaker, Reconnect, Heartbeat)
@@ -105,7 +107,7 @@ class StreamableHTTPTransport(NetworkTransport):
 
     Args:
         base_url: ``http://`` or ``https://``; user and password in it are sent as Basic credentials.
-        endpoint_path: Is added to the base's path.
+        endpoint_path: Is added to the base's path, unless that ends so already.
         url: Another name for ``base_url``, without a path to be added.
         headers: Headers for every request.
         custom_headers: Likewise; they win.
@@ -167,7 +169,7 @@ class StreamableHTTPTransport(NetworkTransport):
         **knobs: Unpack[HttpKnobs],
     ) -> None:
         super().__init__(timeout, gather(type(self), self._kinds, policies, knobs))
-        whole = join_url(_one_url(base_url, url), endpoint_path)
+        whole = _one_url(base_url, url, endpoint_path)
         self.url, user, password = without_userinfo(whole)
         userinfo = None if user is None else (user, password or "")
         given = {**checked_headers("headers", headers), **checked_headers("custom_headers", custom_headers)}
@@ -179,6 +181,7 @@ class StreamableHTTPTransport(NetworkTransport):
         self._health = health_endpoint
         self._mirror = Mirror()
         self._joined = _checked_session_id(session_id, session_version)
+        self._going_on: weakref.ref[HttpChannel] | None = None
         self._channel: weakref.ref[HttpChannel] | None = None
 
     @property
@@ -195,6 +198,8 @@ class StreamableHTTPTransport(NetworkTransport):
             self._web(self.url), self._passport, self._mirror, self._policies, self.name, self._observers, joined
         )
         self._channel = weakref.ref(channel)
+        if joined is not None:
+            self._going_on = self._channel
         return channel
 
     @property
@@ -211,9 +216,18 @@ class StreamableHTTPTransport(NetworkTransport):
 
     def converse(self, introduction: Introduction, deadline: Deadline) -> Caller:
         """Begin a conversation, or go on with one that another process has begun."""
-        if self._joined is not None:
-            introduction = replace(introduction, joined=Agreement(Handshake(self._joined[1])))
+        if self._joined is not None or self._going_on is not None:
+            introduction = replace(introduction, joined=self._agreed_before)
         return super().converse(introduction, deadline)
+
+    def _agreed_before(self, channel: Channel) -> Agreement | None:
+        """Return what was agreed in the session that a connection goes on with; None: it begins its own."""
+        from .streamable import HttpChannel
+
+        going_on = self._going_on() if self._going_on is not None else None
+        if channel is not going_on or not isinstance(channel, HttpChannel):
+            return None
+        return Agreement(Handshake(channel.version))
 
     def _web(self, url: str) -> Any:
         from .web import Web
@@ -277,9 +291,11 @@ class UrlTransport(StreamableHTTPTransport):
         """Begin a conversation, in the way that the server knows (basic/transports, backwards compatibility)."""
         if self._older is not None:
             return self._older.converse(introduction, deadline)
+        line = self._line
+        ours = line is not None and not line.over and not line.claimed  # else it is somebody else's conversation
         if spoken(older_origin(self.name)):
             try:
-                return self._as_sse().converse(introduction, deadline)
+                return self._by_sse(introduction, deadline, ours)
             except HTTPStatusError:
                 pass  # it is another server by now
         try:
@@ -288,11 +304,26 @@ class UrlTransport(StreamableHTTPTransport):
             if error.status not in FALLBACK_STATUSES:
                 raise
             refused = error
+        try:
+            return self._by_sse(introduction, deadline, ours)
+        except MCPError as error:
+            if error.details.get("phase") == "closed":
+                raise
+            raise refused.about("neither by Streamable HTTP nor by HTTP+SSE", may_have_run=False) from error
+
+    def _by_sse(self, introduction: Introduction, deadline: Deadline, on_a_line: bool) -> Caller:
+        """Begin a conversation by HTTP+SSE; if that works, this transport does all by it from now on."""
         older = self._as_sse()
         try:
+            if on_a_line:  # then the conversation is to end with it
+                older.connect(max(deadline.remaining, 0.001))
             caller = older.converse(introduction, deadline)
-        except MCPError as error:
-            raise refused.about("neither by Streamable HTTP nor by HTTP+SSE", may_have_run=False) from error
+        except BaseException as error:
+            older.disconnect(closing_time(error))
+            raise
+        unused = self._line
+        if unused is not None and not unused.claimed:
+            super()._end_line(Deadline(CLOSE_SECONDS))
         self._older = older
         return caller
 
@@ -300,9 +331,35 @@ class UrlTransport(StreamableHTTPTransport):
         from .sse import SSETransport
 
         older = SSETransport.__new__(SSETransport)
-        older.__dict__.update(self.__dict__)
-        older._post_url = None
+        nothing_yet = {"_line": None, "_closed_properly": None, "_begun_here": None, "_post_url": None}
+        older.__dict__.update({**self.__dict__, **nothing_yet})
         return older
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection, as far as is known."""
+        return super().connected if self._older is None else self._older.connected
+
+    def reconnect(self, timeout: float | None = None) -> None:
+        """Have a new connection take the place of each; as any transport over a network does."""
+        if self._older is None:
+            super().reconnect(timeout)
+        else:
+            self._older.reconnect(timeout)
+
+    def _dial_line(self, deadline: Deadline) -> None:
+        if self._older is None:
+            super()._dial_line(deadline)
+        else:
+            self._older._dial_line(deadline)
+
+    def _end_line(self, deadline: Deadline) -> None:
+        if self._older is not None:
+            self._older._end_line(deadline)
+        super()._end_line(deadline)
+
+    def _own_line(self) -> _Line:
+        return super()._own_line() if self._older is None else self._older._own_line()
 
 
 HttpTransport = StreamableHTTPTransport
@@ -311,11 +368,15 @@ HttpTransport = StreamableHTTPTransport
 # -- what users hand over ---------------------------------------------------------------------------------------------
 
 
-def _one_url(base_url: object, url: object) -> str:
+def _one_url(base_url: object, url: object, endpoint_path: str) -> str:
     if (base_url is None) == (url is None):
         raise TypeError("give the URL of the server, as base_url or as url")
-    name = "base_url" if url is None else "url"
-    return check_url(base_url if url is None else url, ("http", "https"), name)
+    if url is not None:
+        return check_url(url, ("http", "https"), "url")
+    base = check_url(base_url, ("http", "https"), "base_url")
+    ending = "/" + endpoint_path.strip("/")
+    whole = join_url(base, endpoint_path)  # which refuses what is no path
+    return base if base.partition("?")[0].rstrip("/").endswith(ending) and ending != "/" else whole
 
 
 def _checked_session(value: Any) -> Any:
@@ -333,5 +394,3 @@ def _checked_session_id(session_id: object, version: object) -> tuple[str, str] 
     if flaw:
         raise ValueError(f"session_id: {flaw}")
     return session_id, str(version)
-
-

@@ -16,7 +16,7 @@ from ..engine.connect import Introduction, converse
 from ..engine.dispatch import Lane
 from ..exceptions import MCPConnectionError
 from ..manage.breaker import Circuit
-from ..manage.fortify import fortify, patiently
+from ..manage.fortify import Connecting, fortify
 from ..manage.reconnect import Reconnecting
 from ..observe import Feed
 from ..policies import Breaker, Limits, Policies, Reconnect, Retry
@@ -46,7 +46,16 @@ class NetworkTransport(MCPTransport):
         limits = self._policies[Limits]
         # What is kept for later connections must not keep what the user holds: a handler is, and `opened` may be, that.
         later = replace(introduction, handler=None, opened=None, meanwhile=None, joined=None)
-        firsts, here = [introduction], self._line
+        lane = Lane(f"mcp-{self.transport_type}-events")
+        emit = Feed(self._observers, lane.offer).emit
+        connecting = Connecting(self._policies[Retry], self.name, emit)
+
+        def note(caller: Caller) -> None:
+            connecting.opened(caller)
+            if introduction.opened is not None:
+                introduction.opened(connecting)
+
+        firsts, here = [replace(introduction, opened=note)], self._line
 
         def dial(
             handler: Handler | None, version: str, opened: Callable[[Caller], object], deadline: Deadline
@@ -58,15 +67,15 @@ class NetworkTransport(MCPTransport):
             again = replace(later, handler=handler, opened=opened, expected=version or None)
             return converse(self.dial(deadline), again, limits, deadline)
 
-        lane = Lane(f"mcp-{self.transport_type}-events")
-        emit = Feed(self._observers, lane.offer).emit
         policy = self._policies[Reconnect]
 
         def connect() -> Reconnecting:
             return Reconnecting(firsts[0].handler, dial, policy, later.renewed, deadline, lane.close)
 
         try:
-            whole = patiently(connect, self._policies[Retry], self.name, deadline, emit)
+            if introduction.opened is not None:
+                introduction.opened(connecting)  # the first attempt may take its time before there is a connection
+            whole = connecting.repeat(connect, deadline)
         except BaseException:
             lane.close(Deadline(CLOSE_SECONDS))
             raise

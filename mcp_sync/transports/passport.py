@@ -6,23 +6,39 @@ They are shown to one origin only, and never in a text.
 from __future__ import annotations
 
 import base64
+import binascii
 import threading
-from collections.abc import Mapping
-from typing import Any
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, TypeAlias, TypeVar
+from urllib.parse import unquote, unquote_plus, urlsplit
 
 from ..deadlines import Deadline
-from ..exceptions import LocalProtocolError, MCPError
+from ..engine.dispatch import start_thread
+from ..engine.interrupts import await_event
+from ..exceptions import LocalProtocolError, MCPConnectionError, MCPError, MCPTimeoutError
 from ..protocol.headers import header_flaw
 from ..protocol.redact import mask, names_a_secret
 
 SHORT, LONG = 6, 16
 """Characters: a value shorter than the first would hide half of a text; a longer one than the second may be a key."""
+REMEMBERED = 64
+"""How many of the headers that an auth provider gave are kept, to be masked; it may give others each time."""
+RENEWAL_SECONDS = 30.0
+"""How long new credentials are waited for, where nothing else says it."""
+
+E = TypeVar("E", bound=MCPError)
+Interruptible: TypeAlias = "Callable[[Callable[[], object]], AbstractContextManager[None]]"
 
 
 class Passport:
     """The user's headers and credentials for one server.
 
-    Locks: ``_refreshing``, held while new credentials are fetched, always acquired with the deadline.
+    Threads: ``headers()`` of the provider is called on the thread of each request, for which another thread would
+    cost more than most providers do: nothing bounds it, so it must not wait for anybody. ``refresh()`` may; it is
+    called on ``mcp-refresh``, one at a time, which outlives those who wait for it when it hangs.
+    Locks: ``_refreshing``, held for a few instructions.
 
     Args:
         headers: The user's headers.
@@ -39,13 +55,15 @@ class Passport:
         userinfo: tuple[str, str] | None = None,
     ) -> None:
         self._headers = dict(headers)
+        self._password = "" if userinfo is None else userinfo[1]
         if userinfo is not None:
             self._headers["Authorization"] = basic(*userinfo)
         if auth_header is not None:
             self._headers["Authorization"] = auth_header
         self._provider = auth_provider
-        self._given: dict[str, str] = {}
-        self._refreshing = threading.Lock()  # guards the fetching of new credentials, so that it is done once
+        self._given: deque[dict[str, str]] = deque(maxlen=REMEMBERED)
+        self._refreshing = threading.Lock()  # guards _renewal and what is in it, _generation
+        self._renewal: _Renewal | None = None
         self._generation = 0
 
     def __repr__(self) -> str:
@@ -70,43 +88,156 @@ class Passport:
             raise
         except Exception as error:  # it is the user's, and may raise anything
             raise _failed("headers()", error) from error
-        self._given = given
+        if not self._given or self._given[-1] != given:
+            self._given.append(given)
         return {**self._headers, **given}
 
-    def renew(self, generation: int, deadline: Deadline) -> bool:
+    def renew(
+        self,
+        generation: int,
+        deadline: Deadline | None,
+        interruptible: Interruptible = lambda interrupt: nullcontext(),
+    ) -> bool:
         """Fetch new credentials after those of this generation were refused; False: there are none.
 
-        Of many who were refused at once, one does so.
+        Of many who were refused at once, one does so, and all get what comes of it.
+
+        Args:
+            generation: Of the credentials that were refused.
+            deadline: How long to wait; None as long as is usual.
+            interruptible: Is given what makes the wait end at once, and is entered meanwhile.
 
         Raises:
             LocalProtocolError: The auth provider failed.
+            MCPTimeoutError: It takes longer.
+            MCPConnectionError: The wait was interrupted, or there can be no more threads.
         """
         refresh = getattr(self._provider, "refresh", None)
-        if refresh is None or not self._refreshing.acquire(timeout=deadline.remaining):
+        if refresh is None:
             return False
-        try:
+        deadline = deadline or Deadline(RENEWAL_SECONDS)
+        done = threading.Event()
+        with self._refreshing:
             if self._generation != generation:
                 return True
-            renewed = bool(refresh())
-            self._generation += renewed
-            return renewed
-        except MCPError:
-            raise
-        except Exception as error:
-            raise _failed("refresh()", error) from error
+            renewal = self._renewal = self._renewal or self._begun(refresh)
+            renewal.waiting.add(done)
+        try:
+            with interruptible(done.set):
+                in_time = await_event(done, deadline.remaining)
         finally:
-            self._refreshing.release()
+            with self._refreshing:
+                renewal.waiting.discard(done)
+        return renewal.result(in_time)
+
+    def _begun(self, refresh: Callable[[], object]) -> _Renewal:
+        renewal = _Renewal()
+        try:
+            start_thread("mcp-refresh", self._fetch, refresh, renewal)
+        except RuntimeError as error:
+            text = f"no more threads can be started, and nobody would fetch new credentials ({error})"
+            raise MCPConnectionError(text, details={"phase": "auth"}, may_have_run=False) from error
+        return renewal
+
+    def _fetch(self, refresh: Callable[[], object], renewal: _Renewal) -> None:
+        outcome: bool | MCPError
+        try:
+            outcome = bool(refresh())
+        except MCPError as error:
+            outcome = error
+        except BaseException as error:  # it is the user's, and may raise anything
+            outcome = _failed("refresh()", error)
+            outcome.__cause__ = error
+        with self._refreshing:
+            if self._renewal is renewal:
+                self._renewal = None
+            self._generation += outcome is True
+            renewal.outcome = outcome
+            for done in renewal.waiting:
+                done.set()
+
+    @property
+    def secrets(self) -> set[str]:
+        """What must not be read in a text: values of headers that usually hold secrets, or may be one; a password."""
+        shown = [self._headers, *self._given.copy()]
+        values = {v for headers in shown for name, v in headers.items() if names_a_secret(name) or len(v) >= LONG}
+        return forms({*values, self._password})
 
     def hidden(self, text: str) -> str:
-        """Return a text without the values of headers that usually hold secrets, or are long enough to be one."""
-        shown = {**self._headers, **self._given}
-        secrets = [value for name, value in shown.items() if names_a_secret(name) or len(value) >= LONG]
-        parts = {part for value in secrets for part in (value, value.rpartition(" ")[2]) if len(part) >= SHORT}
-        return mask(text, parts)
+        """Return a text without secrets."""
+        return mask(text, self.secrets)
 
     def forked(self) -> None:
-        """In a forked child: the lock may be held by a thread that stayed behind."""
+        """In a forked child: the lock may be held by a thread that stayed behind, as did the one that refreshes."""
         self._refreshing = threading.Lock()  # guards as before
+        self._renewal = None
+
+
+class _Renewal:
+    """New credentials that are being fetched.
+
+    Attributes:
+        waiting: What is set when they have come, for each who waits.
+        outcome: Whether there are some, or why not; None as long as they have not come.
+    """
+
+    def __init__(self) -> None:
+        self.waiting: set[threading.Event] = set()
+        self.outcome: bool | MCPError | None = None
+
+    def result(self, in_time: bool) -> bool:
+        """Return, or raise, what came of it."""
+        outcome = self.outcome
+        if isinstance(outcome, MCPError):
+            raise outcome.about("", may_have_run=outcome.may_have_run)  # each who waited gets one of its own
+        if outcome is not None:
+            return outcome
+        if not in_time:
+            text = "auth_provider: refresh() takes too long"
+            raise MCPTimeoutError(text, details={"phase": "auth"}, may_have_run=False)
+        raise MCPConnectionError("nobody waits for new credentials any more", may_have_run=False)
+
+
+# -- what must not be read in a text ----------------------------------------------------------------------------------
+
+
+def forms(secrets: Iterable[str]) -> set[str]:
+    """Return secrets in every form in which a server may repeat them; what is too short to be masked is left out."""
+    found = set(secrets)
+    for value in tuple(found):
+        kind, _, rest = value.rpartition(" ")
+        found |= {rest, unquote(value), unquote_plus(value)}
+        found |= {pair.strip().partition("=")[2] for pair in value.split(";")}  # of cookies
+        if kind.lower() == "basic":
+            found |= _in_clear(rest)
+    return {part for part in found if len(part) >= SHORT}
+
+
+def _in_clear(credentials: str) -> set[str]:
+    try:
+        whole = base64.b64decode(credentials, validate=True)
+    except (binascii.Error, ValueError):
+        return set()
+    texts = {whole.decode("utf-8", "replace"), whole.decode("latin-1")}
+    return texts | {text.partition(":")[2] for text in texts}
+
+
+def secrets_in_query(url: str) -> set[str]:
+    """Return the query of a URL, and the values in it."""
+    try:
+        query = urlsplit(url).query
+    except ValueError:
+        return set()
+    return {query, *(pair.partition("=")[2] or pair for pair in query.split("&"))}
+
+
+def hide(error: E, secrets: Iterable[str]) -> E:
+    """Return an error without these secrets in its text and its details."""
+    secrets = set(secrets)
+    if error.args and isinstance(error.args[0], str):
+        error.args = (mask(error.args[0], secrets), *error.args[1:])
+    error.details = {k: mask(v, secrets) if isinstance(v, str) else v for k, v in error.details.items()}
+    return error
 
 
 def basic(user: str, password: str) -> str:
@@ -119,7 +250,7 @@ def request_headers(passport: Passport, accept: str) -> dict[str, str]:
     return {**passport.headers(), "Accept": accept, "Accept-Encoding": "identity"}
 
 
-def _failed(what: str, error: Exception) -> LocalProtocolError:
+def _failed(what: str, error: BaseException) -> LocalProtocolError:
     return LocalProtocolError(
         f"auth_provider: {what} failed with {type(error).__name__}", details={"phase": "auth"}, may_have_run=False
     )

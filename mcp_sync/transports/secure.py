@@ -87,6 +87,10 @@ def _there(name: str, path: str | os.PathLike[str]) -> str:
 # -- what went wrong --------------------------------------------------------------------------------------------------
 
 
+NO_FILES = ("NO_CERTIFICATE_OR_CRL_FOUND", "KEY_VALUES_MISMATCH", "PEM_LIB", "NO_START_LINE", "BAD_BASE64_DECODE")
+"""Why OpenSSL does not take a file."""
+
+
 def in_words(root: BaseException, shown: str) -> tuple[type[MCPError], str]:
     """Return the type and the text of the error for what went wrong on the way to a server, and what to try."""
     name = type(root).__name__
@@ -94,17 +98,34 @@ def in_words(root: BaseException, shown: str) -> tuple[type[MCPError], str]:
         return MCPConnectionError, f"the host of {shown} is not known ({root.strerror}); is there a typing error?"
     if isinstance(root, ConnectionRefusedError):
         return MCPConnectionError, f"nobody listens at {shown}; is the server running, and the port right?"
-    if isinstance(root, ssl.SSLCertVerificationError):
-        why = root.verify_message or name
-        return MCPConnectionError, f"the certificate of {shown} cannot be trusted ({why}); see verify_ssl"
     if isinstance(root, ssl.SSLError):
-        return MCPConnectionError, f"TLS with {shown} failed: {root.reason or name}; does the server speak https?"
+        return MCPConnectionError, _of_tls(root, shown)
     if name in ("LineTooLong", "HTTPException") or "headers" in str(root)[:60]:
         return RemoteProtocolError, f"the head of the reply from {shown} is too long"
-    if name in ("RemoteDisconnected",):
-        return MCPConnectionError, f"{shown} closed the connection without a reply"
-    if name in ("InvalidHeader", "InvalidURL", "LocationParseError", "UnicodeError", "UnicodeEncodeError"):
-        return MCPConnectionError, f"the request to {shown} cannot be sent ({name})"
+    if name in _BY_NAME:
+        return MCPConnectionError, _BY_NAME[name].format(shown=shown, name=name)
     if isinstance(root, OSError) and root.strerror:
         return MCPConnectionError, f"the connection to {shown} failed: {root.strerror}"
     return MCPConnectionError, f"the connection to {shown} broke ({name})"
+
+
+_UNSENT = "the request to {shown} cannot be sent ({name})"
+_BY_NAME = {
+    "RemoteDisconnected": "{shown} closed the connection without a reply",
+    "BadStatusLine": "what {shown} said is no HTTP ({name}); does the server speak https?",
+    "InvalidHeader": _UNSENT,
+    "InvalidURL": _UNSENT,
+    "LocationParseError": _UNSENT,
+    "UnicodeError": _UNSENT,
+    "UnicodeEncodeError": _UNSENT,
+    "InvalidSchema": "{shown} cannot be reached through the proxy that the environment names: of what kind is it?",
+}
+
+
+def _of_tls(error: ssl.SSLError, shown: str) -> str:
+    name = type(error).__name__
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"the certificate of {shown} cannot be trusted ({error.verify_message or name}); see verify_ssl"
+    if error.reason in NO_FILES:
+        return f"what verify_ssl or cert name are no certificates and keys ({error.reason})"
+    return f"TLS with {shown} failed: {error.reason or name}; does the server speak https?"

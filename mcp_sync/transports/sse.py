@@ -57,6 +57,7 @@ from .errands import (
     DRAIN_SECONDS,
     EVENTS,
     JSON,
+    Courier,
     Errand,
     compressed,
     no_answer,
@@ -66,7 +67,7 @@ from .errands import (
 )
 from .events import EventReader
 from .http import SSE_KINDS, HttpKnobs, StreamableHTTPTransport, older_origin
-from .passport import Passport, request_headers
+from .passport import Passport, hide, request_headers
 from .web import Reply, Web
 
 if TYPE_CHECKING:
@@ -114,6 +115,7 @@ class SseChannel(Channel):
         self._web = web
         self._endpoint = endpoint
         self._passport = passport
+        self._courier = Courier(web, passport)
         self._limit = limits.message_size
         self._replies = policies[Replies]
         self._piece = self._replies.piece
@@ -133,7 +135,7 @@ class SseChannel(Channel):
         self._errands: dict[object, Errand] = {}
         self._closing = False
         self._forked = False
-        self._quiet_since = time.monotonic()
+        self._quiet_since: float | None = None
         self._over = threading.Event()
         self._reading_on = threading.Event()
         self._reading_on.set()
@@ -194,35 +196,26 @@ class SseChannel(Channel):
             if self._closing:
                 return None
             known = {"transport": self.kind, "server": self.name, "phase": "connect"}
-            self._refusal = error.about("", may_have_run=False, **known)
+            self._refusal = hide(error.about("", may_have_run=False, **known), self._passport.secrets)
             return None
-        self._quiet_since = time.monotonic()
         self._opened.set()
         return stream
 
     def _get(self) -> Reply:
-        deadline = self._listening.deadline
-        assert deadline is not None
-        for last in (False, True):
-            generation = self._passport.generation
-            exchange = self._listening.on(self._web.exchange(deadline))
-            exchange.counted = False
-            reply = self._web.send("GET", self._web.url, request_headers(self._passport, EVENTS), None, exchange)
-            try:
-                kind = media_type(reply.headers.get("Content-Type"))
-                if reply.status == 200 and (kind == EVENTS or not self._replies.check_type):
-                    return reply
-                if reply.status == 401 and not last and self._passport.renew(generation, deadline):
-                    reply.close()
-                    continue
-                start = read_start(reply)
-                if 200 <= reply.status < 300:
-                    raise no_answer(reply, "with no stream of events", start)
-                raise status_error(reply, start)
-            except BaseException:
-                reply.close()
-                raise
-        raise AssertionError  # the last one returned, or raised
+        reply = self._courier.send(
+            "GET", self._listening, lambda: request_headers(self._passport, EVENTS), counted=False
+        )
+        try:
+            kind = media_type(reply.headers.get("Content-Type"))
+            if reply.status == 200 and (kind == EVENTS or not self._replies.check_type):
+                return reply
+            start = read_start(reply)
+            if 200 <= reply.status < 300:
+                raise no_answer(reply, "with no stream of events", start)
+            raise status_error(reply, start)
+        except BaseException:
+            reply.close()
+            raise
 
     def _named_endpoint(self, stream: Reply) -> str:
         """Return where to post to, which the first event says; what came right behind it is kept."""
@@ -275,13 +268,14 @@ class SseChannel(Channel):
             items = self._reader.feed(self._next_piece(stream))
 
     def _next_piece(self, stream: Reply) -> bytes:
+        self._quiet_since = time.monotonic()
         try:
             piece = stream.read(self._piece)
         except MCPError as error:
             raise self._end(error) from None
         if not piece:
             raise self._end(MCPConnectionError(f"{self.name}: the server ended the stream"))
-        self._quiet_since = time.monotonic()
+        self._quiet_since = None
         self._unsaid += len(piece)
         if self._unsaid > self._replies.threshold and self.feed.watched:
             self.feed.emit(Streaming(self.name, self._unsaid, None))
@@ -291,7 +285,7 @@ class SseChannel(Channel):
         if self._closing:
             return MCPConnectionError(f"the connection to {self.name} is closed", details={"phase": "closed"})
         silence = self._heartbeat
-        if silence is not None and time.monotonic() - self._quiet_since >= silence:
+        if silence is not None and self._silence >= silence:
             error = MCPConnectionError(f"{self.name}: nothing came for {silence:g} s (heartbeat_interval)")
         self.feed.emit(Trouble(self.name, "connection_lost", dict(error.details)))
         return error
@@ -314,10 +308,16 @@ class SseChannel(Channel):
         if isinstance(message, (Result, Failure)) and message.id is not None:
             self.abandon(message.id)
 
+    @property
+    def _silence(self) -> float:
+        """For how many seconds the server has said nothing; while nobody listens, that is not its fault."""
+        since = self._quiet_since
+        return 0.0 if since is None else time.monotonic() - since
+
     def _await_silence(self, seconds: float) -> None:
         await_event(self._opened)
-        while not await_event(self._over, max(0.01, self._quiet_since + seconds - time.monotonic())):
-            if time.monotonic() - self._quiet_since >= seconds:
+        while not await_event(self._over, max(0.01, seconds - self._silence)):
+            if self._silence >= seconds:
                 self._listening.drop()
                 return
 
@@ -362,7 +362,7 @@ class SseChannel(Channel):
         assert deadline is not None
         try:
             self.await_endpoint(deadline)
-            self._post(body, errand, deadline)
+            self._post(body, errand)
         except MCPTimeoutError as late:
             if late.may_have_run is False or not isinstance(message, Request):
                 raise  # else the answer may have come all the same
@@ -399,25 +399,25 @@ class SseChannel(Channel):
         if self._closing:
             raise MCPConnectionError(f"the connection to {self.name} is closed", may_have_run=False)
 
-    def _post(self, body: bytes, errand: Errand, deadline: Deadline) -> None:
+    def _post(self, body: bytes, errand: Errand) -> None:
         """Post to the endpoint; it answers on the stream. Credentials that are refused are renewed once."""
         foreign = not same_origin(self._endpoint, self._web.url)
         body, packed = compressed(body, self._packing)
-        for last in (False, True):
-            generation = self._passport.generation
+
+        def headers() -> dict[str, str]:
             headers = {} if foreign else request_headers(self._passport, JSON)
             headers |= {"Content-Type": JSON, "Accept": JSON, **packed}
             if self._version:
                 headers["MCP-Protocol-Version"] = self._version
-            reply = self._web.send("POST", self._endpoint, headers, body, errand.on(self._web.exchange(deadline)))
-            try:
-                if 200 <= reply.status < 300:
-                    reply.drain(DRAIN_SECONDS, DRAIN_BYTES)
-                    return
-                if last or reply.status != 401 or not self._passport.renew(generation, deadline):
-                    raise status_error(reply, read_start(reply))
-            finally:
-                reply.close()
+            return headers
+
+        reply = self._courier.send("POST", errand, headers, body, url=self._endpoint)
+        try:
+            if not 200 <= reply.status < 300:
+                raise status_error(reply, read_start(reply))
+            reply.drain(DRAIN_SECONDS, DRAIN_BYTES)
+        finally:
+            reply.close()
 
     def _enter(self, message: Message, deadline: Deadline) -> Errand:
         errand = Errand(deadline)
@@ -517,7 +517,8 @@ class SSETransport(StreamableHTTPTransport):
     def converse(self, introduction: Introduction, deadline: Deadline) -> Caller:
         """Begin a conversation: always with the handshake, servers of this kind know nothing newer."""
         if introduction.version is None:
-            introduction = replace(introduction, version=HANDSHAKE_VERSIONS[-1])
+            newest = HANDSHAKE_VERSIONS[-1]
+            introduction = replace(introduction, version=newest, expected=newest)
         return super().converse(introduction, deadline)
 
     def dial(self, deadline: Deadline) -> Channel:

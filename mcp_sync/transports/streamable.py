@@ -27,6 +27,7 @@ from ..engine.dispatch import Crew, Workers, exiting, join, start_thread
 from ..engine.interrupts import await_event
 from ..engine.lifetimes import tell_of_forks
 from ..exceptions import (
+    AuthError,
     ForkedClientError,
     HTTPStatusError,
     LocalProtocolError,
@@ -56,7 +57,6 @@ from ..protocol.messages import (
     encode,
     too_large,
 )
-from ..protocol.redact import mask
 from ..protocol.sse import Event, NotText, TooLong
 from .errands import (
     DRAIN_BYTES,
@@ -64,6 +64,7 @@ from .errands import (
     EVENTS,
     JSON,
     LINES,
+    Courier,
     Cursor,
     Errand,
     compressed,
@@ -77,7 +78,7 @@ from .errands import (
     unreadable,
 )
 from .events import EventReader
-from .passport import Passport, request_headers
+from .passport import Passport, hide, request_headers
 from .web import Reply, Web
 
 GREETING_SECONDS, GREETING_SHARE = 1.0, 1 / 4
@@ -130,6 +131,7 @@ class HttpChannel(Channel):
         self.origin = name
         self._web = web
         self._passport = passport
+        self._courier = Courier(web, passport)
         self._mirror = mirror
         self._limit = limits.message_size
         self._replies = policies[Replies]
@@ -314,28 +316,13 @@ class HttpChannel(Channel):
 
     def _post(self, message: Message, body: bytes, errand: Errand, open_ended: bool = False) -> Reply:
         """Send a message and return the reply; credentials that are refused are renewed once."""
-        deadline = errand.deadline
-        assert deadline is not None
         body, packed = compressed(body, self._packing)
-        renewed = False
-        while True:
-            generation = self._passport.generation
-            headers = {**self._headers(JSON + ", " + EVENTS), **packed, **self._mirrored(message)}
-            headers["Content-Type"] = JSON
-            exchange = errand.on(self._web.exchange(deadline))
-            exchange.counted = not open_ended
-            reply = self._web.send("POST", self._web.url, headers, body, exchange)
-            if reply.status != 401 or renewed:
-                return reply
-            renewed = True
-            try:
-                again = self._passport.renew(generation, deadline)
-            except BaseException:
-                reply.close()
-                raise
-            if not again:
-                return reply
-            reply.close()
+
+        def headers() -> dict[str, str]:
+            accepted = self._headers(JSON + ", " + EVENTS)
+            return {**accepted, **packed, **self._mirrored(message), "Content-Type": JSON}
+
+        return self._courier.send("POST", errand, headers, body, counted=not open_ended)
 
     def _headers(self, accept: str) -> dict[str, str]:
         headers = request_headers(self._passport, accept)
@@ -362,7 +349,7 @@ class HttpChannel(Channel):
             failure = failure_in(reply, body, request.id)
             if failure is None or self._is_verdict(reply, failure):
                 raise self._verdict(reply, body)
-            self._received(replace(failure, message=self._masked(failure.message)))
+            self._received(failure)
             return True
         kind = media_type(reply.headers.get("Content-Type"))
         if reply.status in (202, 204):
@@ -379,7 +366,7 @@ class HttpChannel(Channel):
         return self._read_json(request, reply)
 
     def _read_json(self, request: Request, reply: Reply) -> bool:
-        self._await_room()
+        self._await_room(reply)
         body = read_whole(reply, self._reply_limit, self._replies, self._progress)
         if not body:
             raise no_answer(reply, "with nothing in it")
@@ -474,7 +461,7 @@ class HttpChannel(Channel):
         reader = EventReader(self._reply_limit)
         received = 0
         while True:
-            self._await_room()
+            self._await_room(reply)
             piece = reply.read(self._replies.piece)
             if not piece:
                 return False
@@ -503,7 +490,7 @@ class HttpChannel(Channel):
     def _read_lines(self, request: Request, reply: Reply) -> bool:
         splitter = LineSplitter(self._reply_limit)
         while True:
-            self._await_room()
+            self._await_room(reply)
             piece = reply.read(self._replies.piece)
             lines: list[bytes | Overlong] = splitter.feed(piece) if piece else [splitter.flush()]
             for line in lines:
@@ -515,10 +502,13 @@ class HttpChannel(Channel):
             if not piece:
                 raise no_answer(reply, "with no answer in it")
 
-    def _await_room(self) -> None:
-        """Wait while whoever receives has too much to do."""
-        if not self._reading_on.is_set():
-            await_event(self._reading_on)
+    def _await_room(self, reply: Reply) -> None:
+        """Wait while whoever receives has too much to do; raises MCPTimeoutError where the reply is late by then."""
+        if self._reading_on.is_set():
+            return
+        deadline = reply.exchange.deadline
+        if not await_event(self._reading_on, None if deadline is None else deadline.remaining):
+            raise MCPTimeoutError(f"{self.name}: too much else was to be done", may_have_run=None)
 
     # -- streams that break off ---------------------------------------------------------------------------------------
 
@@ -532,10 +522,12 @@ class HttpChannel(Channel):
                 return errand.dropped
             reply = None
             try:
-                reply = self._get(errand, cursor)
+                reply = self._get_rest(errand, cursor, broken)
                 unreachable = 0
                 if self._take_reply_again(request, reply, cursor, broken):
                     return True
+            except MCPTimeoutError:
+                return False  # whatever it says of the GET: the request has been sent
             except MCPConnectionError as error:
                 if isinstance(error, SessionExpired):
                     raise
@@ -546,19 +538,25 @@ class HttpChannel(Channel):
             if errand.dropped:
                 return True
 
+    def _get_rest(self, errand: Errand, cursor: Cursor, broken: MCPError) -> Reply:
+        try:
+            return self._get(errand, cursor)
+        except AuthError as error:
+            raise _cut_short(error) from broken
+
     def _take_reply_again(self, request: Request, reply: Reply, cursor: Cursor, broken: MCPError) -> bool:
         if reply.status == 200 and media_type(reply.headers.get("Content-Type")) == EVENTS:
             return self._read_events(request, reply, cursor)
-        error = self._verdict(reply, read_start(reply))
-        raise error.about("the reply broke off, and cannot be resumed", may_have_run=None) from broken
+        raise _cut_short(self._verdict(reply, read_start(reply))) from broken
 
     def _get(self, errand: Errand, cursor: Cursor) -> Reply:
-        headers = {**self._headers(EVENTS), **self._mirrored(None)}
-        if cursor.last_id is not None:
-            headers["Last-Event-ID"] = cursor.last_id.encode("utf-8").decode("latin-1")  # how http.client writes them
-        exchange = errand.on(self._web.exchange(errand.deadline))
-        exchange.counted = False
-        return self._web.send("GET", self._web.url, headers, None, exchange)
+        def headers() -> dict[str, str]:
+            headers = {**self._headers(EVENTS), **self._mirrored(None)}
+            if cursor.last_id is not None:
+                headers["Last-Event-ID"] = cursor.last_id.encode("utf-8").decode("latin-1")  # as http.client writes
+            return headers
+
+        return self._courier.send("GET", errand, headers, counted=False)
 
     # -- what the server says unasked ---------------------------------------------------------------------------------
 
@@ -581,7 +579,8 @@ class HttpChannel(Channel):
             try:
                 if not self._listen_once(cursor, begun):
                     return
-            except HTTPStatusError:  # a redirect to where we do not go: there is no such stream
+            except HTTPStatusError as error:  # 401, or a redirect to where we do not go: there is no such stream
+                self._deaf(error)
                 return
             except MCPError as error:
                 self.feed.emit(Ignored(self.name, f"the stream of the server's messages broke off: {error}"))
@@ -600,7 +599,7 @@ class HttpChannel(Channel):
                 return True
             if reply.status != 200 or media_type(reply.headers.get("Content-Type")) != EVENTS:
                 if self._streamed:  # and else a 404 says, as 405 does, that there is no such stream
-                    self._lost(None, self._verdict(reply, b"").about("what is said unasked", may_have_run=None))
+                    self._deaf(self._verdict(reply, b""))
                 return False
             self._streamed = True
             begun.set()
@@ -608,10 +607,15 @@ class HttpChannel(Channel):
             while piece := reply.read(self._replies.piece):
                 for item in reader.feed(piece):
                     self._take_news(item, cursor)
-                self._await_room()
+                self._await_room(reply)
             return True
         finally:
             reply.close()
+
+    def _deaf(self, error: MCPError) -> None:
+        """Tell those who listen that the stream will not be opened again, if there ever was one."""
+        if self._streamed and not self._listening.dropped:
+            self._lost(None, error.about("what is said unasked", may_have_run=None))
 
     def _take_news(self, item: Event | TooLong | NotText, cursor: Cursor) -> None:
         if not isinstance(item, Event):
@@ -664,15 +668,7 @@ class HttpChannel(Channel):
 
     def _hidden(self, error: MCPError) -> MCPError:
         """Return an error without what is secret in what the server said."""
-        if error.args and isinstance(error.args[0], str):
-            error.args = (self._masked(error.args[0]), *error.args[1:])
-        for name in ("body", "raw"):
-            if isinstance(error.details.get(name), str):
-                error.details[name] = self._masked(error.details[name])
-        return error
-
-    def _masked(self, text: str) -> str:
-        return mask(self._passport.hidden(text), {self._session_id, self._offered_id} - {""})
+        return hide(error, self._passport.secrets | {self._session_id, self._offered_id})
 
     def _report(self, error: MCPError) -> None:
         kind = trouble(error)
@@ -717,11 +713,10 @@ class HttpChannel(Channel):
         if not session_id or self._session_lost or not self._sessions.ended:
             return
         patience = EXIT_FAREWELL_SECONDS if exiting() else FAREWELL_SECONDS
+        named = {"Mcp-Session-Id": session_id, "MCP-Protocol-Version": self._version}
+        errand = Errand(deadline.sooner(patience))
         try:
-            headers = {**self._headers("*/*"), "Mcp-Session-Id": session_id, "MCP-Protocol-Version": self._version}
-            exchange = self._web.exchange(deadline.sooner(patience))
-            exchange.counted = False
-            reply = self._web.send("DELETE", self._web.url, headers, None, exchange)
+            reply = self._courier.send("DELETE", errand, lambda: {**self._headers("*/*"), **named}, counted=False)
             reply.drain(DRAIN_SECONDS, DRAIN_BYTES)
             reply.close()
         except MCPError as error:
@@ -731,6 +726,10 @@ class HttpChannel(Channel):
         """In a forked child: nothing can be asked any more; the descriptors have been given back."""
         self._forked = self._closing = True
         self._passport.forked()
+
+
+def _cut_short(error: MCPError) -> MCPError:
+    return error.about("the reply broke off, and cannot be resumed", may_have_run=None)
 
 
 def _ended_without_answer(reply: Reply, cursor: Cursor) -> MCPConnectionError:

@@ -21,14 +21,16 @@ import struct
 import threading
 import time
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import unquote
 
 import requests
 import urllib3
 from requests.adapters import HTTPAdapter
-from requests.cookies import get_cookie_header
+from requests.cookies import RequestsCookieJar, get_cookie_header
 from requests.hooks import default_hooks
 from requests.structures import CaseInsensitiveDict
 from urllib3.connection import HTTPConnection, HTTPSConnection
@@ -38,7 +40,9 @@ from urllib3.util.connection import is_connection_dropped
 
 from ..deadlines import LONGEST_TIMEOUT, Deadline
 from ..engine.dispatch import Alarm, reaper
+from ..engine.interrupts import let_go
 from ..exceptions import (
+    AuthError,
     HTTPStatusError,
     MCPConnectionError,
     MCPError,
@@ -47,14 +51,17 @@ from ..exceptions import (
 )
 from ..policies import Connections, Replies, Trust
 from ..protocol.origins import allowed, is_loopback, origin_of, resolve, same_origin
-from ..protocol.redact import redact_url
+from ..protocol.redact import names_a_secret, redact_url
 from .resolving import look_up
 from .secure import in_words, tls_context
+from .slots import Slots
 
 HARMLESS = frozenset({"accept", "accept-encoding", "content-encoding", "content-type", "user-agent"})
 """Headers that may be shown to another origin, beside those that repeat what is in the body."""
-READ_SECONDS = 3600.0
-"""What the socket itself is told, where only the Exchange is to end a wait."""
+SHORT_SECRET = 6
+"""Characters: what is shorter is not masked, for it would hide half of a text."""
+COOKIES, COOKIE_BYTES = 50, 4096
+"""How many cookies of a server are kept, and how large each may be (RFC 6265, section 6.1)."""
 
 
 
@@ -73,6 +80,8 @@ class Exchange:
         counted: Whether it counts as one of the requests under way; one that stays open does not.
         why: Why it was cut: ``timeout`` or ``closed``; empty as long as it was not.
         failure: What kept the connection from being made.
+        via: The proxy that it goes through.
+        slots: Where its place is.
     """
 
     def __init__(
@@ -85,6 +94,8 @@ class Exchange:
         self.counted = True
         self.why = ""
         self.failure: BaseException | None = None
+        self.via = ""
+        self.slots: Slots | None = None
         self._wire: _Wire | None = None
         self._response: requests.Response | None = None
         self._alarm: Alarm | None = None
@@ -93,7 +104,7 @@ class Exchange:
     def begin(self) -> None:
         """Have it cut at its deadline; raises as Reaper.at does."""
         if self.deadline is not None:
-            self._alarm = reaper.at(self.deadline, self._expire)
+            self._alarm = reaper.at(self.deadline, self.expire)
 
     def unbound(self) -> None:
         """Let it go on for ever."""
@@ -101,9 +112,13 @@ class Exchange:
         self.deadline = None
 
     def end(self) -> None:
-        """Nothing is left to cut."""
-        self._call_off()
-        self._wire = self._response = None
+        """Nothing is left to cut; its place is free."""
+        try:
+            self._call_off()
+        finally:
+            self._wire = self._response = None
+            if self.slots is not None:
+                self.slots.give(self)
 
     def take(self, wire: _Wire) -> None:
         """Use this connection; raises Cut where it is too late for that."""
@@ -144,7 +159,7 @@ class Exchange:
     @property
     def remaining(self) -> float:
         """Seconds left."""
-        return READ_SECONDS if self.deadline is None else self.deadline.remaining
+        return LONGEST_TIMEOUT if self.deadline is None else self.deadline.remaining
 
     def was_cut(self) -> bool:
         """Tell whether somebody has cut it; may change from one moment to the next."""
@@ -155,7 +170,8 @@ class Exchange:
         """Whether it was cut at its deadline, or would be now."""
         return self.why == "timeout" or (not self.why and self.deadline is not None and self.deadline.expired)
 
-    def _expire(self) -> None:
+    def expire(self) -> None:
+        """Cut it because its time, or that of a part of it, has passed."""
         self.cut("timeout")
 
     def _call_off(self) -> None:
@@ -205,8 +221,8 @@ class _Wire:
         super().__init__(*args, **kwargs)
         _wires.add(self)
 
-    def belong_to(self, exchange: Exchange) -> None:
-        """Be the exchange's, and nobody else's: one that had it before can no longer cut it."""
+    def belong_to(self, exchange: Exchange | None) -> None:
+        """Be the exchange's, and nobody else's: one that had it before can no longer cut it. None: nobody's."""
         with self._guard:
             self._owner = exchange
 
@@ -216,10 +232,34 @@ class _Wire:
             if self._owner is exchange:
                 _shut_down(self._line)
 
+    def hurry(self, exchange: Exchange, seconds: float) -> None:
+        """Let no single wait be longer, if it is still the exchange's."""
+        with self._guard:
+            line = self._line if self.sock is None else self.sock  # http.client drops its own where the reply is the last
+            if self._owner is not exchange or line is None:
+                return
+            try:
+                line.settimeout(max(seconds, 0.001))
+            except OSError:
+                pass  # it is closed already
+
+    def connect(self) -> None:
+        """Connect, within the time there is for that alone."""
+        exchange = self._owner
+        patience = exchange.settings.patience if exchange is not None else None
+        if exchange is None or patience is None:
+            super().connect()  # type: ignore[misc]
+            return
+        alarm = reaper.at(Deadline(patience), exchange.expire)
+        try:
+            super().connect()  # type: ignore[misc]
+        finally:
+            reaper.call_off(alarm)
+
     def send(self, data: Any) -> None:
         """Send; from here on nobody can say that nothing was sent."""
         if self.sock is None:
-            self.connect()  # type: ignore[attr-defined]
+            self.connect()
         exchange = self._owner
         if exchange is not None:
             exchange.sent = True
@@ -228,6 +268,8 @@ class _Wire:
     def _new_conn(self) -> socket.socket:
         exchange = self._owner
         assert exchange is not None
+        if self.proxy is not None:  # type: ignore[attr-defined]
+            exchange.via = f"{self.host}:{self.port}"
         try:
             return _dial(self._dns_host, self.port, exchange, self._hold)  # type: ignore[attr-defined]
         except Exception as error:
@@ -292,7 +334,7 @@ class _SecureWire(_Wire, HTTPSConnection):
     """A connection with TLS.
 
     While hands are shaken, the socket is detached from the object that we have: the twin is a duplicate of its
-    descriptor.
+    descriptor. Through a proxy that speaks TLS itself there is no other all the time.
     """
 
     response_class = _Response
@@ -302,15 +344,24 @@ class _SecureWire(_Wire, HTTPSConnection):
         """Connect and shake hands."""
         try:
             super().connect()
-            self._hold(self.sock)
+            if isinstance(self.sock, socket.socket):
+                self._hold(self.sock)
+                self._drop_twin()
         except BaseException as error:
             if self._owner is not None and self._owner.failure is None and isinstance(error, Exception):
                 self._owner.failure = error
+            self._drop_twin()
             raise
-        finally:
-            twin, self._twin = self._twin, None
-            if twin is not None:
-                twin.close()
+
+    def close(self) -> None:
+        """Close it."""
+        self._drop_twin()
+        super().close()
+
+    def _drop_twin(self) -> None:
+        twin, self._twin = self._twin, None
+        if twin is not None:
+            twin.close()
 
     def _new_conn(self) -> socket.socket:
         line = super()._new_conn()
@@ -323,9 +374,38 @@ class _SecureWire(_Wire, HTTPSConnection):
         return line
 
 
+class _Stack:
+    """What a pool keeps its idle connections in: the last one back is the first one out.
+
+    No queue with a lock: Ctrl-C in the wrong moment would leave it locked. A deque needs none.
+    """
+
+    def __init__(self, maxsize: int = 0) -> None:
+        self._most = maxsize
+        self._items: deque[Any] = deque()
+
+    def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
+        """Put one on top; raises queue.Full where there are enough."""
+        if len(self._items) >= self._most > 0:
+            raise queue.Full
+        self._items.append(item)
+
+    def get(self, block: bool = True, timeout: float | None = None) -> Any:
+        """Take the one on top; raises queue.Empty where there is none."""
+        try:
+            return self._items.pop()
+        except IndexError:
+            raise queue.Empty from None
+
+    def qsize(self) -> int:
+        """Return how many there are."""
+        return len(self._items)
+
+
 class _Pooled:
     """What is common to our pools."""
 
+    QueueCls: Any = _Stack
     pool: Any
 
     def _get_conn(self, timeout: float | None = None) -> Any:
@@ -347,6 +427,7 @@ class _Pooled:
             super()._put_conn(wire)  # type: ignore[misc]
             return
         wire.idle_since = time.monotonic()
+        wire.belong_to(None)
         try:
             self.pool.put(wire, block=False)
         except (AttributeError, queue.Full):  # closed meanwhile, or there are enough
@@ -419,6 +500,27 @@ def _make_ours(manager: Any) -> None:
     manager.pool_classes_by_scheme = {"http": _PlainPool, "https": _SecurePool}
 
 
+class _Jar(RequestsCookieJar):
+    """Cookies of one server: a few, and small ones, whatever it sends."""
+
+    def extract_cookies(self, response: Any, request: Any) -> None:
+        """Keep what a reply sets; most set nothing, and need no lock."""
+        if response.info().get("Set-Cookie") is None:
+            return
+        try:
+            super().extract_cookies(response, request)
+        except BaseException:
+            let_go(self._cookies_lock)  # type: ignore[attr-defined]
+            raise
+
+    def set_cookie(self, cookie: Any, *args: Any, **kwargs: Any) -> Any:
+        """Keep one cookie, if there is room."""
+        large = len(cookie.name) + len(cookie.value or "") > COOKIE_BYTES
+        if large or (len(self) >= COOKIES and cookie.name not in self):
+            return None
+        return super().set_cookie(cookie, *args, **kwargs)
+
+
 class _Session(requests.Session):
     """A session of requests that never follows a redirect, nor reads the body of one to find out where it leads."""
 
@@ -444,7 +546,7 @@ def _dial(host: str, port: int, exchange: Exchange, hold: Callable[[socket.socke
             _set_options(line, settings, exchange.replies)
             line.settimeout(max(0.001, patience.remaining / (len(addresses) - number)))
             line.connect(address)
-            line.settimeout(READ_SECONDS)
+            line.settimeout(None)  # the exchange ends every wait
             return line
         except OSError as error:
             broken = error
@@ -494,7 +596,7 @@ class Web:
     """The requests that one connection makes.
 
     Threads: none; ``send`` blocks until the head of the reply has come, at most until the exchange is cut.
-    Locks: ``_slots`` counts the requests under way, always acquired with the deadline.
+    Locks: none of its own; those who wait for one of its ``_slots`` do so at most until their deadline.
 
     Args:
         url: Where they all go.
@@ -520,7 +622,7 @@ class Web:
         self.settings = settings
         self.replies = replies
         self._trust = trust
-        self._slots = threading.BoundedSemaphore(settings.most)  # guards nothing but the number of requests
+        self._slots = Slots(settings.most)
         self._theirs = session is not None and not _is_plain(session)
         looks = trust.environment and (session is None or session.trust_env)
         self._proxies = proxies_for(url) if looks else {}
@@ -531,10 +633,15 @@ class Web:
             Adapter, settings.kept, (lambda: context or tls_context(trusted, cert)) if ours_only else None
         )
         self._given = session
+        told = self._theirs and (verify is not True or cert is not None)
+        self._files: dict[str, Any] = {"verify": None if verify is True else verify, "cert": cert} if told else {}
+        if self._theirs and context is not None:
+            raise TypeError("ssl_context means nothing to a session that sends itself; mount an adapter that uses it")
         self._session = session if session is not None and self._theirs else self._make_session(session, bundle)
 
     def _make_session(self, given: requests.Session | None, bundle: bool | str) -> requests.Session:
         ours = _Session()
+        jar = _Jar()
         if given is None:
             ours.headers.clear()
         else:
@@ -542,9 +649,11 @@ class Web:
             # which was looked at already; and for new cookies, which are this server's only.
             ours.__dict__.update(given.__dict__)
             ours.adapters = type(given.adapters)(given.adapters)  # type: ignore[call-arg]
-            ours.cookies = given.cookies.copy()
+            jar.set_policy(given.cookies.get_policy())
+            jar.update(given.cookies)
             ours.proxies = {**self._proxies, **given.proxies}
             ours.verify = bundle if given.verify is True else given.verify
+        ours.cookies = jar
         ours.trust_env = False
         for prefix in {"http://", "https://", *ours.adapters}:
             ours.mount(prefix, self._adapter())
@@ -557,7 +666,7 @@ class Web:
     def send(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, exchange: Exchange
     ) -> Reply:
-        """Send a request and return the reply, when its head has come. Only same-origin 307 and 308 are followed.
+        """Send a request and return the reply, when its head has come. Of redirects, only 307 and 308 are followed.
 
         Raises:
             MCPConnectionError: The server cannot be reached, or hung up.
@@ -565,21 +674,21 @@ class Web:
             HTTPStatusError: It redirects to where we do not go.
             RemoteProtocolError: What came is no HTTP.
         """
-        give_back = self._slots.release if exchange.counted else _nothing
-        if exchange.counted and not self._slots.acquire(timeout=min(exchange.remaining, threading.TIMEOUT_MAX)):
-            raise MCPTimeoutError(
-                f"{self.settings.most} requests to {redact_url(self.url)} are under way already "
-                "(max_connections_per_host)",
-                may_have_run=False,
-            )
+        if exchange.counted:
+            exchange.slots = self._slots
         try:
+            if exchange.counted and not self._slots.take(exchange, Deadline(exchange.remaining)):
+                raise MCPTimeoutError(
+                    f"{self.settings.most} requests to {redact_url(self.url)} are under way already "
+                    "(max_connections_per_host)",
+                    may_have_run=False,
+                )
             if exchange.late:
                 raise MCPTimeoutError(f"{redact_url(url)}: too late to send anything", may_have_run=False)
             exchange.begin()
-            return self._follow(method, url, headers, body, exchange, give_back)
+            return self._follow(method, url, headers, body, exchange)
         except BaseException:
             exchange.end()
-            give_back()
             raise
 
     def _follow(
@@ -589,12 +698,11 @@ class Web:
         headers: Mapping[str, str],
         body: bytes | None,
         exchange: Exchange,
-        give_back: Callable[[], object],
     ) -> Reply:
         """Return the reply from wherever redirects lead to."""
         status = 0
         for _ in range(self._trust.redirects + 1):
-            reply = Reply(self._send(method, url, headers, body, exchange), exchange, give_back)
+            reply = Reply(self._send(method, url, headers, body, exchange), exchange)
             try:
                 target = self._detour(reply)
                 if target is None:
@@ -631,23 +739,30 @@ class Web:
         self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, exchange: Exchange
     ) -> requests.Response:
         failure: MCPError | None = None
-        _current.exchange = exchange
+        before, _current.exchange = _current.exchange, exchange  # an auth of the user's may ask another server of ours
         try:
             return self._request(method, url, headers, body, exchange)
         except (requests.RequestException, urllib3.exceptions.HTTPError, Cut, OSError, ValueError) as broken:
             failure = as_error(broken, exchange, url)
         finally:
-            _current.exchange = None
+            _current.exchange = before
         raise failure  # out here, where no context of it shows URLs and headers
 
     def _request(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, exchange: Exchange
     ) -> requests.Response:
         if self._given is not None:
-            patience = _waiting(exchange, None) if self._theirs else READ_SECONDS
+            patience = _waiting(exchange, None) if self._theirs else None
             waits = (_waiting(exchange, self.settings.patience), patience)
             response = self._session.request(
-                method, url, data=body, headers=dict(headers), stream=True, allow_redirects=False, timeout=waits
+                method,
+                url,
+                data=body,
+                headers=dict(headers),
+                stream=True,
+                allow_redirects=False,
+                timeout=waits,
+                **self._files,
             )
             exchange.watch(response)
             return response
@@ -664,7 +779,7 @@ class Web:
             if cookie:
                 prepared.headers["Cookie"] = cookie
         return self._session.send(
-            prepared, stream=True, allow_redirects=False, timeout=READ_SECONDS, proxies=self._proxies, verify=True
+            prepared, stream=True, allow_redirects=False, timeout=None, proxies=self._proxies, verify=True
         )
 
     def close(self) -> None:
@@ -685,13 +800,23 @@ class Reply:
         exchange: What it belongs to.
     """
 
-    def __init__(self, response: requests.Response, exchange: Exchange, closed: Callable[[], object]) -> None:
+    def __init__(self, response: requests.Response, exchange: Exchange) -> None:
         self._response = response
-        self._closed: Callable[[], object] | None = closed
         self.exchange = exchange
         self.status = response.status_code
         self.headers = response.headers
         self.url = str(response.url)
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What of the request usually is a secret, and must not be shown where the server repeats it."""
+        sent = getattr(self._response, "request", None)
+        known = [value for name, value in (sent.headers if sent is not None else {}).items() if names_a_secret(name)]
+        texts = [value if isinstance(value, str) else value.decode("latin-1") for value in known]
+        texts += [text.rpartition(" ")[2] for text in texts]
+        query = str(sent.url if sent is not None else self.url).partition("?")[2]
+        texts += [part.partition("=")[2] or part for part in query.split("&")]
+        return tuple({form for text in texts for form in (text, unquote(text)) if len(form) >= SHORT_SECRET})
 
     @property
     def redirect(self) -> str | None:
@@ -742,31 +867,28 @@ class Reply:
     def hurry(self, seconds: float) -> None:
         """Let no single read of what is left wait longer; a read that would raises MCPTimeoutError."""
         wire = self.exchange._wire
-        if wire is not None and wire.sock is not None:
-            wire.sock.settimeout(max(seconds, 0.001))
+        if wire is not None:
+            wire.hurry(self.exchange, seconds)
 
     def drain(self, seconds: float, most: int) -> None:
         """Read on to an end that is about to come, so that the connection can be used again."""
-        wire = self.exchange._wire
-        if wire is None or wire.sock is None:
-            return
+        patience = Deadline(seconds)
         try:
-            wire.sock.settimeout(seconds)
-            while most > 0 and (piece := self.read(most)):
+            while most > 0 and not patience.expired:
+                self.hurry(patience.remaining)
+                piece = self.read(most)
+                if not piece:
+                    return
                 most -= len(piece)
         except (MCPError, OSError):
             pass  # then it is closed
 
     def close(self) -> None:
         """Give the connection back if the body was read to its end, or close it. Idempotent."""
-        closed, self._closed = self._closed, None
-        if closed is None:
-            return
         try:
             self._response.close()
         finally:
             self.exchange.end()
-            closed()
 
 
 def _is_harmless(name: str) -> bool:
@@ -817,7 +939,7 @@ def _bundle() -> bool | str:
 
 
 def _waiting(exchange: Exchange, most: float | None) -> float:
-    return max(0.001, min(exchange.remaining, READ_SECONDS if most is None else most))
+    return max(0.001, min(exchange.remaining, threading.TIMEOUT_MAX if most is None else most))
 
 
 def proxies_for(url: str) -> dict[str, str]:
@@ -850,7 +972,10 @@ def as_error(broken: BaseException, exchange: Exchange, url: str) -> MCPError:
     if isinstance(broken, (urllib3.exceptions.DecodeError, requests.exceptions.ContentDecodingError)):
         text = f"the reply from {shown} cannot be decompressed"
         return RemoteProtocolError(text, details={**details, "phase": "parse"}, may_have_run=ran)
-    kind, text = in_words(root, shown)
+    place = f"the proxy {exchange.via}" if exchange.via and exchange.failure is not None else shown
+    if str(root).startswith("Tunnel connection failed: 407"):
+        return AuthError(f"{place} wants credentials to lead to {shown}", 407, details=details, may_have_run=False)
+    kind, text = in_words(root, place)
     error = kind(text, details=details, may_have_run=ran)
     error.__cause__ = root if isinstance(root, OSError) and not _tells_secrets(root) else None
     return error

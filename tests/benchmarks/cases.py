@@ -18,6 +18,7 @@ class Entry:
         cls: The class there.
         peer: Whose interpreter runs it: an environment of tests/peers/install.py; empty means our own.
         bindings: What it can speak.
+        program: What has to be in PATH.
     """
 
     label: str
@@ -25,18 +26,25 @@ class Entry:
     cls: str
     peer: str = ""
     bindings: tuple[str, ...] = ("stdio", "http")
+    program: str = ""
 
+
+_ALL = ("stdio", "http", "websocket", "docker")
 
 ENTRIES = {
     "raw": Entry("raw loop (the limit)", "raw", "Raw", bindings=("stdio",)),
     "socket": Entry("raw socket (the limit)", "raw_http", "Socket", bindings=("http",)),
     "requests": Entry("requests.Session alone", "plain_http", "Requests", bindings=("http",)),
-    "session": Entry("mcp_sync session, dicts", "ours", "Session"),
-    "client": Entry("mcp_sync Client, typed", "ours", "TypedClient"),
+    "frames": Entry("raw socket, zero mask (limit)", "raw_ws", "Frames", bindings=("websocket",)),
+    "websockets": Entry("websockets.sync alone", "plain_ws", "WebSockets", bindings=("websocket",)),
+    "engine": Entry("docker SDK alone (the limit)", "raw_docker", "Engine", bindings=("docker",)),
+    "docker": Entry("docker command line", "raw_docker", "CommandLine", bindings=("docker",), program="docker"),
+    "session": Entry("mcp_sync session, dicts", "ours", "Session", bindings=_ALL),
+    "client": Entry("mcp_sync Client, typed", "ours", "TypedClient", bindings=_ALL),
     "sdk": Entry("official SDK 2, async", "sdk2", "Async", "sdk2"),
     "portal": Entry("official SDK 2, sync portal", "sdk2", "Portal", "sdk2"),
 }
-LIMITS = {"stdio": "raw", "http": "socket"}
+LIMITS = {"stdio": "raw", "http": "socket", "websocket": "frames", "docker": "engine"}
 
 
 @dataclass(frozen=True)
@@ -78,6 +86,15 @@ def _http(title: str, method: str = "calls", **more: Any) -> Case:
     return Case(f"HTTP: {title}", method, binding="http", **more)
 
 
+def _websocket(title: str, method: str = "calls", **more: Any) -> Case:
+    return Case(f"WebSocket: {title}", method, binding="websocket", **more)
+
+
+def _docker(title: str, method: str = "calls", **more: Any) -> Case:
+    return Case(f"Docker: {title}", method, binding="docker", **more)
+
+
+_EACH_WAY = {"tool": "bench_text", "number": MB, "size": MB}
 _QUADRATIC = "its line buffer is quadratic"
 
 CASES = {
@@ -114,6 +131,13 @@ CASES = {
     "http-idle-stream": _http(
         "200 idle connections with a stream", "idle", unit="connection", path="/stream", warm_up=200, rounds=0
     ),
+    "ws": _websocket("tiny call, p50", warm_up=300),
+    "ws-text1": _websocket("1 MB result", arguments={"tool": "bench_text", "number": MB}, warm_up=10),
+    "ws-both1": _websocket("1 MB each way", arguments=_EACH_WAY, warm_up=10),
+    "ws-threads8": _websocket("8 threads", "crowd", arguments={"width": 8}, warm_up=800),
+    "docker-start": _docker("start to first answer", "starts", unit="start", warm_up=2, seconds=0.8),
+    "docker": _docker("tiny call, p50", warm_up=100),
+    "docker-both1": _docker("1 MB each way", arguments=_EACH_WAY, warm_up=10),
 }
 GROWTH = {"40/10 MB": ("text40", "text10"), "100/10 MB": ("text100", "text10")}
 """Costs to be compared with each other, within one contender: 4 and 10 where they are linear."""

@@ -7,10 +7,10 @@
     python tests/benchmarks/run.py --list
 
 Times say something about this machine at this moment; ratios carry over. Every contender works in a process of its own
-against a server of its own, which is always the same (server.py, http_server.py). In each round each contender has its
-turn, in an order that rotates, and the ratio is formed inside the round: whatever slows the machine down slows them
-all. Shown is the median of the rounds, with the smallest and the largest ratio. CPU is that of the contender's process,
-all threads; where wall time depends on which CPU the scheduler chose, trust the CPU.
+against a server of its own, which is always the same (server.py, http_server.py, ws_server.py). In each round each
+contender has its turn, in an order that rotates, and the ratio is formed inside the round: whatever slows the machine
+down slows them all. Shown is the median of the rounds, with the smallest and the largest ratio. CPU is that of the
+contender's process, all threads; where wall time depends on which CPU the scheduler chose, trust the CPU.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import contextlib
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -31,6 +32,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import docker_engine
 from cases import CASES, ENTRIES, GROWTH, LIMITS, STARTS, Case, Entry
 
 HERE = Path(__file__).resolve().parent
@@ -39,7 +41,8 @@ sys.path.insert(0, str(HERE.parent))
 from peers import install  # noqa: E402  # a folder beside ours, not a package that is installed
 
 SERVER = [sys.executable, "-I", "-S", str(HERE / "server.py")]
-HTTP_SERVER = [sys.executable, "-I", "-S", str(HERE / "http_server.py")]
+PORT_SERVERS = {"http": ("http_server.py", "http"), "websocket": ("ws_server.py", "ws")}
+"""The file and the scheme of those that listen."""
 SLOW_SECONDS = 2.0
 """A contender whose first run takes longer has had its only round."""
 
@@ -51,9 +54,11 @@ class Worker:
 
     def __init__(self, entry: Entry, case: Case) -> None:
         self._server: subprocess.Popen[str] | None = None
-        server: list[str] | str = SERVER
-        if case.binding == "http":
-            self._server, server = serve_http(case.path)
+        server: Any = SERVER
+        if case.binding in PORT_SERVERS:
+            self._server, server = serve(case.binding, case.path)
+        elif case.binding == "docker":
+            server = docker_engine.server()
         command = [python_for(entry.peer), str(HERE / "worker.py"), entry.module, entry.cls, json.dumps(server)]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self._first: dict[str, Any] = {"era": case.era}
@@ -84,11 +89,12 @@ class Worker:
             self._server.communicate()
 
 
-def serve_http(path: str) -> tuple[subprocess.Popen[str], str]:
-    """Start the server over HTTP; return it and its URL."""
-    server = subprocess.Popen(HTTP_SERVER, stdout=subprocess.PIPE, text=True)
+def serve(binding: str, path: str) -> tuple[subprocess.Popen[str], str]:
+    """Start a server that listens; return it and its URL."""
+    file, scheme = PORT_SERVERS[binding]
+    server = subprocess.Popen([sys.executable, "-I", "-S", str(HERE / file)], stdout=subprocess.PIPE, text=True)
     assert server.stdout is not None
-    return server, f"http://127.0.0.1:{int(server.stdout.readline())}{path}"
+    return server, f"{scheme}://127.0.0.1:{int(server.stdout.readline())}{path}"
 
 
 def python_for(peer: str) -> str:
@@ -97,6 +103,13 @@ def python_for(peer: str) -> str:
 
 def is_there(peer: str) -> bool:
     return not peer or install.is_installed(peer)
+
+
+def why_absent(entry: Entry) -> str:
+    """Return why it cannot take part, or an empty str."""
+    if not is_there(entry.peer):
+        return "is not installed; run tests/peers/install.py"
+    return "is not in PATH" if entry.program and shutil.which(entry.program) is None else ""
 
 
 # -- measuring --------------------------------------------------------------------------------------------------------
@@ -307,8 +320,8 @@ def show_starts(found: list[Answer]) -> str:
 # -- the command ------------------------------------------------------------------------------------------------------
 
 
-def run(keys: list[str], names: list[str], rounds: int) -> Iterator[tuple[str, list[Answer], str]]:
-    """Measure; yield what was measured, as data and as text."""
+def run(keys: list[str], names: list[str], rounds: int, no_docker: str) -> Iterator[tuple[str, list[Answer], str]]:
+    """Measure; yield what was measured, as data and as text, or why it was not."""
     rows: list[Answer] = []
     for key in keys:
         if key == "start":
@@ -316,6 +329,9 @@ def run(keys: list[str], names: list[str], rounds: int) -> Iterator[tuple[str, l
             yield "starts", starts, show_starts(starts)
             continue
         case = CASES[key]
+        if case.binding == "docker" and no_docker:
+            yield "skipped", [{"case": key, "why": no_docker}], f"{case.title}: left out: {no_docker}"
+            continue
         records = measure(case, names, rounds)
         if not records:
             continue  # nobody of those chosen speaks that
@@ -333,20 +349,26 @@ def main() -> int:
     if options.quick:
         CASES.update({key: replace(case, seconds=0.02) for key, case in CASES.items()})
     names = options.contenders or list(ENTRIES)
-    absent = [name for name in names if not is_there(ENTRIES[name].peer)]
-    for name in absent:
-        print(f"{ENTRIES[name].label} is not installed; run tests/peers/install.py", file=sys.stderr)
-    names = [name for name in names if name not in absent]
+    for name in list(names):
+        if why := why_absent(ENTRIES[name]):
+            print(f"{ENTRIES[name].label} {why}", file=sys.stderr)
+            names.remove(name)
     print(f"Python {platform.python_version()}, {os.cpu_count()} CPUs, load average {load()}")
-    report: dict[str, list[Answer]] = {"rows": [], "starts": [], "growth": []}
+    report: dict[str, list[Answer]] = {"rows": [], "starts": [], "growth": [], "skipped": []}
     began = time.perf_counter()
-    for kind, data, text in run(keys, names, options.rounds):
-        report[kind] += data
-        print(f"\n{text}", flush=True)
+    with contextlib.ExitStack() as stack:
+        no_docker = stack.enter_context(docker_engine.engine()) if any(map(wants_docker, keys)) else ""
+        for kind, data, text in run(keys, names, options.rounds, no_docker):
+            report[kind] += data
+            print(f"\n{text}", flush=True)
     print(f"\n{time.perf_counter() - began:.0f} s, load average {load()}")
     if options.json:
         Path(options.json).write_text(json.dumps(report, indent=1), "utf-8")
     return 1 if any("error" in row for row in report["rows"]) else 0
+
+
+def wants_docker(key: str) -> bool:
+    return key in CASES and CASES[key].binding == "docker"
 
 
 def load() -> str:

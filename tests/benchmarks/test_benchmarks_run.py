@@ -51,6 +51,32 @@ def test_our_clients_can_do_the_other_cases_over_http_too(tmp_path: Path, case: 
     assert [row["contender"] for row in report["rows"]] == ["socket", "session", "client"]
 
 
+@pytest.mark.parametrize("case", ["ws", "ws-text1", "ws-both1", "ws-threads8"])
+def test_over_websocket_all_contenders_can_do_all_cases(tmp_path: Path, case: str) -> None:
+    rows = bench(tmp_path, "--cases", case, "--rounds", "1", "--quick")[0]["rows"]
+    assert {row["contender"] for row in rows} == {"frames", "websockets", "session", "client"}
+    assert {row["wall_x"] for row in rows if row["contender"] == "frames"} == {1.0}
+
+
+def test_without_an_engine_the_docker_cases_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/nobody")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    report, printed = bench(tmp_path, "--cases", "docker-start,docker", "--quick")
+    assert [row["case"] for row in report["skipped"]] == ["docker-start", "docker"]
+    assert not report["rows"]
+    assert "left out: no Docker engine answers" in printed
+
+
+@pytest.mark.slow
+def test_in_containers_all_contenders_can_do_all_cases(tmp_path: Path) -> None:
+    options = ["--cases", "docker-start,docker,docker-both1", "--rounds", "1", "--quick"]
+    report, _ = bench(tmp_path, *options)
+    if report["skipped"]:
+        pytest.skip(report["skipped"][0]["why"])
+    for case in ("docker-start", "docker", "docker-both1"):
+        assert {"engine", "session", "client"} <= {row["contender"] for row in report["rows"] if row["case"] == case}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("case", ["http-events", "http-idle", "http-idle-stream"])
 def test_the_long_cases_over_http_work(tmp_path: Path, case: str) -> None:

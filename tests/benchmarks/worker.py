@@ -4,9 +4,9 @@
 
     python worker.py <module> <class> <server as JSON>
 
-The server is a command, or a URL. An order is ``{"case": "calls", "n": 100, ...}``; further members are the arguments
-of the case. The first has the ``era`` too, for the connection that is made then and lives until stdin ends. The answer
-is what the case returns, or ``{"error": "..."}``.
+The server is a command, a URL, or what a container is made of. An order is ``{"case": "calls", "n": 100, ...}``;
+further members are the arguments of the case. The first has the ``era`` too, for the connection that is made then and
+lives until stdin ends. The answer is what the case returns, or ``{"error": "..."}``.
 """
 
 import importlib

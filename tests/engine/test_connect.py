@@ -134,6 +134,18 @@ def test_what_goes_wrong_meanwhile_closes_the_connection() -> None:
         connect(Script(), meanwhile=fail)
 
 
+def test_an_end_of_our_own_is_told_as_that_and_is_no_failure_to_connect() -> None:
+    def closed(peer: Peer) -> None:
+        raise MCPConnectionError("the client is closed", details={"phase": "closed"})
+
+    with pytest.raises(MCPConnectionError) as found:
+        connect(Script(), opened=closed)
+    assert found.value.details["phase"] == "closed"
+    with pytest.raises(MCPConnectionError) as found:
+        connect(Script(initialize=lambda _: {"hang": "up"}))
+    assert found.value.details["phase"] == "connect"
+
+
 def test_a_peer_that_is_closed_while_it_negotiates_says_so() -> None:
     def closing(peer: Peer) -> None:
         start_thread("closer", lambda: (heard.wait(T), peer.close(Deadline(T))))

@@ -83,6 +83,7 @@ def test_the_timeout_covers_the_write_and_the_wait_together() -> None:
         tells(found.value, "tools/call", "wait", limit=T * 2.5)
 
 
+@pytest.mark.alone
 def test_in_a_flood_each_of_many_short_calls_keeps_its_time() -> None:
     """I1: threads that hand the interpreter to each other do not make a third one starve."""
     with serving(work=DEAF["deaf and flooding"], shutdown_timeout=0.5) as client:

@@ -107,6 +107,7 @@ def pinging(connection: Connection) -> None:
         connection.send(made(PING, b"are you there") * 100)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("manner", [silent, chatty, pinging, speaks()])
 @pytest.mark.parametrize("tls", [False, True])
 def test_a_server_that_ignores_the_close_is_not_waited_for_long(manner: Any, tls: bool) -> None:

@@ -38,6 +38,7 @@ from mcp_sync.exceptions import (
 from mcp_sync.manage.breaker import GRACE_SECONDS, Breaking, Circuit, Passage, shows_life
 from mcp_sync.observe import CircuitChanged
 from mcp_sync.policies import Breaker, gather
+from mcp_sync.protocol.messages import Notification
 from mcp_sync.testing.tools import PATIENCE, Background, in_threads
 
 DONE: dict[str, Any] = {"done": True}
@@ -506,6 +507,25 @@ def test_a_future_keeps_its_own_sequel_and_its_question_is_as_it_was() -> None:
     assert (told, converted) == ([future], [])
     assert future.question is question
     assert bench.circuit.state == "closed"
+
+
+def test_an_open_ended_question_probes_until_something_is_pushed_to_it() -> None:
+    """B3: its outcome may take for ever, and would keep all others out meanwhile."""
+    bench = Bench()
+    heard: list[Notification] = []
+    bench.open(10.0)
+    listen: Question[Any] = Question("subscriptions/listen", open_ended=True, on_push=heard.append)
+    future = bench.submit(listen)
+    with pytest.raises(CircuitOpen):
+        bench.ask()
+    assert future.question.on_push is not None
+    acknowledged = Notification("notifications/subscriptions/acknowledged", {})
+    future.question.on_push(acknowledged)
+    assert heard == [acknowledged]
+    assert bench.ask() == {}
+    future.settle(None, DOWN)
+    assert bench.circuit.state == "closed"
+    assert bench.changes == ["half-open", "closed"]
 
 
 def test_a_future_counts_though_nobody_waits_for_it() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ from mcp_sync.deadlines import Deadline
 from mcp_sync.engine.caller import Caller, Handler, Incoming, Question
 from mcp_sync.exceptions import (
     HTTPStatusError,
+    JSONRPCError,
     MCPConnectionError,
     MCPError,
     MCPTimeoutError,
@@ -463,6 +465,74 @@ def test_calls_under_way_on_a_connection_that_was_replaced_are_not_disturbed() -
     assert first.closed == 1
     bench.caller.close(Deadline(PATIENCE))
     assert first.closed == 1
+
+
+def test_what_the_server_asks_on_a_connection_that_was_replaced_is_heard_until_it_is_closed() -> None:
+    """B4: a Peer holds its handler weakly, so that somebody has to hold it."""
+    handler = Listening()
+    first = Connection()
+    bench = Bench(first, Connection(), handler=handler)
+    ear = weakref.ref(first.handler)  # type: ignore[arg-type]
+    first.handler = None
+    first.counted["pending"] = 1
+    bench.caller.renew(Deadline(PATIENCE))
+    heard = ear()
+    assert heard is not None
+    assert heard.request(Incoming(Request(1, "what", {}))) == {"asked": "what"}
+    del heard
+    first.counted["pending"] = 0
+    bench.ask()
+    assert (first.closed, ear()) == (1, None)
+
+
+@pytest.mark.parametrize("end", [DONE, JSONRPCError(-32603, "no")], ids=["result", "error"])
+def test_the_last_call_on_a_connection_that_was_replaced_closes_it(end: Any) -> None:
+    begun, release = threading.Event(), threading.Event()
+
+    def slow() -> Any:
+        first.counted["pending"] = 1
+        begun.set()
+        assert release.wait(PATIENCE)
+        first.counted["pending"] = 0
+        if isinstance(end, Exception):
+            raise end
+        return end
+
+    first = Connection(slow)
+    bench = Bench(first, Connection())
+    call = Background(bench.ask)
+    assert begun.wait(PATIENCE)
+    bench.caller.renew(Deadline(PATIENCE))
+    assert first.closed == 0
+    release.set()
+    assert (call.result() if end is DONE else call.error()) is end
+    assert first.closed == 1
+
+
+def test_a_call_that_has_no_time_left_leaves_the_closing_to_the_next() -> None:
+    first = Connection()
+    bench = Bench(first, Connection())
+    first.counted["pending"] = 1
+    bench.caller.renew(Deadline(PATIENCE))
+    first.counted["pending"] = 0
+    bench.ask(timeout=reconnect.CLOSE_LEAST_SECONDS / 2)
+    assert first.closed == 0
+    bench.ask()
+    assert first.closed == 1
+
+
+def test_while_a_connection_that_was_replaced_is_closed_no_counter_goes_backwards() -> None:
+    seen: list[int] = []
+
+    class Slow(Connection):
+        def close(self, deadline: Deadline) -> None:
+            seen.append(bench.caller.counters["sent"])
+            super().close(deadline)
+
+    bench = Bench(Slow(), Connection())
+    bench.ask()
+    bench.caller.renew(Deadline(PATIENCE))
+    assert [*seen, bench.caller.counters["sent"]] == [1, 1]
 
 
 def test_closing_closes_every_connection_and_tells_who_wants_to_know() -> None:

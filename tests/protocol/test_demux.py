@@ -119,6 +119,7 @@ def test_a_frame_of_four_gigabytes_takes_no_more_memory_than_its_pieces() -> Non
         tracemalloc.stop()
 
 
+@pytest.mark.alone
 def test_ten_megabytes_in_small_frames_take_time_in_proportion() -> None:
     def seconds(count: int) -> float:
         data, demux = frame(STDOUT, b"x" * 100) * count, Demultiplexer()

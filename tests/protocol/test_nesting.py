@@ -74,6 +74,7 @@ WORST = {
 }
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("raw", WORST.values(), ids=WORST)
 def test_reading_takes_less_than_a_second_for_a_megabyte(raw: bytes) -> None:
     before = time.thread_time()  # of this thread alone: a busy machine does not matter

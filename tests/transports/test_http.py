@@ -201,6 +201,9 @@ def test_policies_may_be_given_whole_and_keywords_win() -> None:
         ({"base_url": "http://h.test/a/", "endpoint_path": "/mcp"}, "http://h.test/a/mcp"),
         ({"base_url": "http://h.test/a?k=1", "endpoint_path": "mcp?x=2"}, "http://h.test/a/mcp?x=2&k=1"),
         ({"base_url": "http://joe:pw@h.test:81/mcp#part"}, "http://h.test:81/mcp"),
+        ({"base_url": "http://h.test/a/mcp?k=1", "endpoint_path": "/mcp"}, "http://h.test/a/mcp?k=1"),
+        ({"base_url": "http://h.test/amcp", "endpoint_path": "mcp"}, "http://h.test/amcp/mcp"),
+        ({"url": "http://h.test/a", "endpoint_path": "/mcp"}, "http://h.test/a"),
     ],
 )
 def test_the_url_may_be_said_in_several_ways(arguments: dict[str, Any], url: str) -> None:
@@ -209,6 +212,9 @@ def test_the_url_may_be_said_in_several_ways(arguments: dict[str, Any], url: str
 
 def test_sse_has_a_path_of_its_own_and_a_second_class_takes_both_urls_whole() -> None:
     assert SSETransport("http://h.test").url == "http://h.test/sse"
+    assert SSETransport("http://h.test/sse").url == "http://h.test/sse"
+    assert SSETransport("http://h.test/a/sse/").url == "http://h.test/a/sse/"
+    assert SSETransport(url="http://h.test/other").url == "http://h.test/other"
     assert SSETransport("http://h.test", "/events").url == "http://h.test/events"
     assert SseTransport("http://h.test/events").url == "http://h.test/events"
     assert SseTransport("http://h.test/events", "http://h.test/post")._post_url == "http://h.test/post"

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import pytest
 from contracts.bridge import Bridge
 from faults.http_server import Exchange, Server, replies
+from faults.http_streams import OldServer
 
 from mcp_sync import (
     BearerTokenAuth,
@@ -25,9 +26,10 @@ from mcp_sync.exceptions import AuthError, CircuitOpen, HTTPStatusError, ServerE
 from mcp_sync.observe import CircuitChanged, Event, Retried
 from mcp_sync.testing import in_threads
 from mcp_sync.testing.tools import PATIENCE, SLACK, Background
-from mcp_sync.transports.http import StreamableHTTPTransport
+from mcp_sync.transports.http import StreamableHTTPTransport, UrlTransport
 from mcp_sync.transports.sse import SSETransport
 from mcp_sync.transports.transport import MCPTransport
+from mcp_sync.transports.websocket import WebSocketTransport
 
 ERAS = pytest.mark.parametrize("era", ["handshake", "stateless"])
 KINDS = pytest.mark.parametrize("kind", ["handshake", "stateless", "sse"])
@@ -188,6 +190,63 @@ def test_a_session_that_the_server_has_forgotten_is_begun_again() -> None:
         assert found.value.may_have_run is False
         assert client.call_tool("echo")
         assert len(server.posts("initialize")) == 3
+
+
+# -- a session of another process --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("connected", [False, True])
+def test_a_session_that_is_handed_over_is_gone_on_with_connected_or_not(connected: bool) -> None:
+    with Server("handshake") as server:
+        first = StreamableHTTPTransport(server.url, session_management=False, timeout=PATIENCE)
+        with first.create_session() as session:
+            assert session.send_request("tools/list")["tools"]
+            known = {"session_id": first.session_id, "session_version": first.session_version}
+        second = StreamableHTTPTransport(server.url, session_management=False, timeout=PATIENCE, **known)
+        with second if connected else nullcontext(), second.create_session() as session:
+            assert session.send_request("tools/list")["tools"]
+            assert session.protocol_version == known["session_version"]
+        assert [one.session for one in server.posts("tools/list")] == [known["session_id"]] * 2
+        assert len(server.posts("initialize")) == 1
+        with second.create_session() as session:  # another one begins anew
+            assert session.send_request("tools/list")["tools"]
+        assert len(server.posts("initialize")) == 2
+
+
+# -- falling back to HTTP+SSE ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("remembered", [False, True])
+def test_a_conversation_that_fell_back_to_http_sse_belongs_to_its_transport(remembered: bool) -> None:
+    with OldServer() as server:
+        if remembered:
+            UrlTransport(server.url, timeout=PATIENCE).create_session().close()
+        transport = UrlTransport(server.url, timeout=PATIENCE)
+        for _ in range(2):
+            with transport:
+                session = transport.create_session()
+                assert session.send_request("tools/list")["tools"]
+                assert transport.connected
+                streams = len(server.verbs("GET"))
+                transport.reconnect()
+                assert len(server.verbs("GET")) == streams + 1
+                assert session.send_request("tools/list")["tools"]
+            assert not transport.connected
+            with pytest.raises(MCPConnectionError, match="closed"):
+                session.send_request("tools/list")
+            session.close()
+        with transport.create_session() as session:  # which has a connection of its own
+            assert session.send_request("tools/list")["tools"]
+            assert not transport.connected
+
+
+def test_single_messages_go_by_http_sse_too_once_that_is_known() -> None:
+    with OldServer() as server:
+        transport = UrlTransport(server.url, timeout=PATIENCE)
+        transport.create_session().close()
+        with transport:
+            transport.send_message({"jsonrpc": "2.0", "id": 1, "method": "ping"})
+            assert transport.receive_message(PATIENCE)["id"] == 1
 
 
 # -- credentials ------------------------------------------------------------------------------------------------------
@@ -360,6 +419,44 @@ def test_max_retries_holds_for_connecting(era: str) -> None:
         ("connect", 1),
         ("connect", 2),
     ]
+
+
+@pytest.mark.parametrize("kind", [UrlTransport, SSETransport, WebSocketTransport], ids=lambda kind: kind.__name__)
+def test_close_ends_the_wait_between_two_attempts_to_connect(kind: Any) -> None:
+    with Server() as server, server.refusing():
+        url = server.url.replace("http:", "ws:") if kind is WebSocketTransport else server.url
+        transport = kind(url, max_retries=50, retry_delay=PATIENCE, max_retry_delay=PATIENCE, timeout=PATIENCE * 4)
+        repeated = threading.Event()
+        transport.observe(lambda event: repeated.set() if isinstance(event, Retried) else None)
+        client = Client(transport)
+        connecting = Background(client.connect)
+        assert repeated.wait(PATIENCE)
+        client.close()
+        assert isinstance(connecting.error(SLACK), MCPConnectionError)
+
+
+def test_an_attempt_to_connect_that_begins_after_close_is_the_last() -> None:
+    with Server() as server:
+        attempts, closed = threading.Event(), threading.Event()
+        transport = StreamableHTTPTransport(server.url, max_retries=50, retry_delay=0.0, timeout=PATIENCE)
+        dials, dial = dials_of(transport), transport.dial
+
+        def waits(deadline: Any) -> Any:
+            attempts.set()
+            assert closed.wait(PATIENCE)
+            return dial(deadline)
+
+        transport.dial = waits  # type: ignore[method-assign]
+        client = Client(transport)
+        connecting = Background(client.connect)
+        assert attempts.wait(PATIENCE)
+        client.close()
+        closed.set()
+        error = connecting.error(SLACK)
+        assert isinstance(error, MCPConnectionError)
+        assert error.details["phase"] == "closed"
+        assert len(dials) == 1
+        assert server.requests == []
 
 
 def test_a_server_that_starts_late_is_reached_by_retries() -> None:

@@ -8,11 +8,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
+from faults.tools import until
 
 from mcp_sync.deadlines import Deadline
-from mcp_sync.exceptions import AuthError, LocalProtocolError
+from mcp_sync.exceptions import AuthError, LocalProtocolError, MCPConnectionError, MCPTimeoutError
 from mcp_sync.testing import in_threads
 from mcp_sync.testing.tools import PATIENCE, SLACK, Background
+from mcp_sync.transports.errands import Errand
 from mcp_sync.transports.passport import Passport, checked_headers, request_headers
 
 SECRET = "c4naryS3cret"
@@ -137,10 +139,57 @@ def test_waiting_for_another_ones_refresh_ends_at_the_deadline() -> None:
     first = Background(lambda: passport.renew(0, soon()))
     assert provider.running.wait(PATIENCE)
     deadline = Deadline(0.1)
-    assert passport.renew(0, deadline) is False
+    with pytest.raises(MCPTimeoutError) as found:
+        passport.renew(0, deadline)
+    assert found.value.may_have_run is False
     assert deadline.elapsed < 0.1 + SLACK
     provider.release.set()
     assert first.result() is True
+
+
+def test_a_refresh_that_hangs_is_not_waited_for_beyond_the_deadline_and_counts_when_it_ends() -> None:
+    provider = Provider()
+    provider.release.clear()
+    passport = Passport({}, auth_provider=provider)
+    for _ in range(3):
+        with pytest.raises(MCPTimeoutError):
+            passport.renew(0, Deadline(0.02))
+    assert [thread.name for thread in threading.enumerate()].count("mcp-refresh") == 1
+    provider.release.set()
+    assert passport.renew(0, soon()) is True
+    assert (provider.refreshed, passport.generation) == (1, 1)
+
+
+def test_whoever_is_no_longer_wanted_stops_waiting_and_disturbs_nobody() -> None:
+    provider = Provider()
+    provider.release.clear()
+    passport = Passport({}, auth_provider=provider)
+    errand = Errand(soon())
+    first = Background(lambda: passport.renew(0, soon()))
+    second = Background(lambda: passport.renew(0, soon(), errand.interrupting))
+    assert provider.running.wait(PATIENCE)
+    errand.drop()
+    with pytest.raises(MCPConnectionError):
+        second.result()
+    provider.release.set()
+    assert first.result() is True
+
+
+def test_eight_who_wait_for_a_refresh_that_fails_get_an_error_each() -> None:
+    provider = Provider(AuthError("the token server said no", 401))
+    provider.release.clear()
+    passport = Passport({}, auth_provider=provider)
+    waiting = [Background(lambda: passport.renew(0, soon())) for _ in range(8)]
+    assert provider.running.wait(PATIENCE)
+    until(lambda: passport._renewal is not None and len(passport._renewal.waiting) == 8)
+    provider.release.set()
+    errors = []
+    for one in waiting:
+        with pytest.raises(AuthError) as found:
+            one.result()
+        errors.append(found.value)
+    assert len({id(error) for error in errors}) == 8
+    assert provider.refreshed == 1
 
 
 def test_a_refresh_that_raised_does_not_keep_the_next_from_trying() -> None:

@@ -22,7 +22,7 @@ from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool
 
-from mcp_sync.deadlines import Deadline
+from mcp_sync.deadlines import LONGEST_TIMEOUT, Deadline
 from mcp_sync.exceptions import (
     HTTPStatusError,
     MCPConnectionError,
@@ -34,7 +34,7 @@ from mcp_sync.policies import Connections, Replies, Trust
 from mcp_sync.testing import in_threads
 from mcp_sync.testing.tools import PATIENCE, SLACK, Background
 from mcp_sync.transports import web as web_module
-from mcp_sync.transports.web import READ_SECONDS, Adapter, Exchange, Reply, Web, tls_context
+from mcp_sync.transports.web import Adapter, Exchange, Reply, Web, tls_context
 
 SECONDS = 0.2
 BODY = b'{"jsonrpc": "2.0", "id": 1, "method": "ping"}'
@@ -270,7 +270,7 @@ def test_an_exchange_that_is_unbound_outlives_its_deadline() -> None:
     with Server(on={"POST": late}) as server, web_to(server.url) as web:
         reply = post(web, SECONDS)
         reply.exchange.unbound()
-        assert reply.exchange.remaining == READ_SECONDS
+        assert reply.exchange.remaining == LONGEST_TIMEOUT
         assert whole(reply) == b"hello"
 
 
@@ -322,7 +322,7 @@ def test_a_read_gives_what_there_is_and_never_more_than_was_asked_for() -> None:
     ("manner", "kind", "text"),
     [
         (replies(200, b"this is no gzip", "Content-Encoding: gzip"), RemoteProtocolError, "cannot be decompressed"),
-        (lambda hearing: hearing.send(b"SMTP ready\r\n\r\n"), MCPConnectionError, "broke"),
+        (lambda hearing: hearing.send(b"SMTP ready\r\n\r\n"), MCPConnectionError, "is no HTTP"),
         (lambda hearing: hearing.close(), MCPConnectionError, "closed the connection without a reply"),
         (lambda hearing: hearing.reset(), MCPConnectionError, "the connection to"),
         (

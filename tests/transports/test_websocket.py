@@ -330,6 +330,7 @@ import os, sys, threading, time, signal
 from mcp_sync import Client, ForkedClientError, WebSocketTransport
 url = sys.argv[1]
 knobs = {"verify_ssl": False} if url.startswith("wss") else {}
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have had us ignore it
 def storm(seconds):
     time.sleep(0.3)
     over = time.monotonic() + seconds

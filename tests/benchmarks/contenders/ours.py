@@ -7,16 +7,25 @@ from typing import Any
 
 from contenders.contender import BACKLOG, LIMIT, VERSIONS, Contender
 
-from mcp_sync import Client, StdioTransport, StreamableHTTPTransport
+from mcp_sync import Client, DockerTransport, MCPTransport, StdioTransport, StreamableHTTPTransport, WebSocketTransport
+
+LIMITS = {"max_message_size": LIMIT, "max_backlog": BACKLOG}
+
+
+def transport_to(server: Any) -> MCPTransport:
+    """Return a transport to a command, a URL, or an image."""
+    if isinstance(server, dict):
+        return DockerTransport(server["image"], server["command"], network="none", **LIMITS)
+    if isinstance(server, list):
+        return StdioTransport(server, **LIMITS)
+    return (WebSocketTransport if server.startswith("ws:") else StreamableHTTPTransport)(server, **LIMITS)
 
 
 class SessionConnection:
     """``transport.create_session()``."""
 
-    def __init__(self, server: list[str] | str, era: str) -> None:
-        kind = StreamableHTTPTransport if isinstance(server, str) else StdioTransport
-        transport = kind(server, max_message_size=LIMIT, max_backlog=BACKLOG)
-        self.session = transport.create_session(protocol_version=VERSIONS[era])
+    def __init__(self, server: Any, era: str) -> None:
+        self.session = transport_to(server).create_session(protocol_version=VERSIONS[era])
         self.messages = self.session.listen()
 
     def call(self, tool: str, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -37,12 +46,10 @@ class SessionConnection:
 class ClientConnection:
     """``Client``."""
 
-    def __init__(self, server: list[str] | str, era: str) -> None:
+    def __init__(self, server: Any, era: str) -> None:
         self.arrived = threading.Semaphore(0)
         self.client = Client(
-            server,
-            max_message_size=LIMIT,
-            max_backlog=BACKLOG,
+            transport_to(server),
             protocol_version=VERSIONS[era],
             on_notification=lambda notification: self.arrived.release(),
         ).connect()
