@@ -235,7 +235,7 @@ class _Wire:
     def hurry(self, exchange: Exchange, seconds: float) -> None:
         """Let no single wait be longer, if it is still the exchange's."""
         with self._guard:
-            line = self._line if self.sock is None else self.sock  # http.client drops its own where the reply is the last
+            line = self._line if self.sock is None else self.sock  # http.client may have dropped its own
             if self._owner is not exchange or line is None:
                 return
             try:
