@@ -121,7 +121,11 @@ class NetworkTransport(MCPTransport):
         """Have the auth provider fetch new credentials; False: there is none, or it has none.
 
         Args:
-            timeout: Seconds to wait for another thread that does so already; None means the transport's own.
+            timeout: Seconds; None means the transport's own.
+
+        Raises:
+            MCPTimeoutError: It did not do so within the timeout.
+            LocalProtocolError: It failed.
         """
         deadline = Deadline(as_timeout(timeout, default=self.timeout))
         return self._passport.renew(self._passport.generation, deadline)

@@ -12,7 +12,7 @@ import os
 import re
 import ssl
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
 from urllib.parse import quote
@@ -43,7 +43,7 @@ from ..policies import (
 from ..protocol.origins import Origin, allowed, check_url, origin_of, resolve, same_origin, without_userinfo
 from ..protocol.redact import redact_url
 from .network import NetworkTransport
-from .passport import Passport, basic, checked_auth, checked_headers, checked_provider
+from .passport import Passport, basic, checked_auth, checked_headers, checked_provider, hide
 from .secure import authorities, certificate, checked_context, in_words, tls_context
 from .transport import CLOSE_SECONDS
 
@@ -236,10 +236,10 @@ class WebSocketTransport(NetworkTransport):
             elif answer.status in REDIRECTS and "location" in answer.headers:
                 hops += 1
                 if hops > self._policies[Detours].redirects:
-                    raise _declined(url, answer, "too many redirects (max_redirects)")
+                    raise _declined(url, answer, "too many redirects (max_redirects)", self._passport.secrets)
                 url = self._followed(url, answer)
             else:
-                raise _declined(url, answer)
+                raise _declined(url, answer, secrets=self._passport.secrets)
 
     def _attempt(self, url: str, deadline: Deadline) -> tuple[Line, Upgraded]:
         """Return a connection that was made a WebSocket; raises Declined where the server answered otherwise."""
@@ -335,11 +335,12 @@ class WebSocketTransport(NetworkTransport):
         try:
             target, user, _ = without_userinfo(_as_ws(resolve(url, answer.headers["location"])))
         except ValueError:
-            raise _declined(url, answer, "the redirect leads nowhere") from None
+            raise _declined(url, answer, "the redirect leads nowhere", self._passport.secrets) from None
         downgrade = origin_of(url).scheme == "wss" and origin_of(target).scheme != "wss"
         elsewhere = detours.check_origin and not allowed(target, self.url, [_as_ws(one) for one in detours.origins])
         if downgrade or user or elsewhere:
-            raise _declined(url, answer, f"we do not follow a redirect to {redact_url(target)} (allowed_origins)")
+            why = f"we do not follow a redirect to {redact_url(target)} (allowed_origins)"
+            raise _declined(url, answer, why, self._passport.secrets)
         return target
 
 
@@ -357,14 +358,14 @@ def _target(url: str) -> str:
     return target if target.startswith("/") else f"/{target}"
 
 
-def _declined(url: str, answer: Declined, why: str = "") -> HTTPStatusError:
+def _declined(url: str, answer: Declined, why: str = "", secrets: Iterable[str] = ()) -> HTTPStatusError:
     """Return the error for an answer that is no upgrade: its status, the beginning of its body, what may help."""
     from .errands import status_error
 
     headers = {"Retry-After": answer.headers.get("retry-after"), "Content-Type": answer.headers.get("content-type", "")}
     reply: Any = SimpleNamespace(status=answer.status, headers=headers, url=url)
     error = status_error(reply, answer.body)
-    return error.about(why or "no WebSocket", may_have_run=False, phase="connect")
+    return hide(error.about(why or "no WebSocket", may_have_run=False, phase="connect"), secrets)
 
 
 def _unreachable(error: Exception, shown: str) -> MCPConnectionError:
