@@ -1,7 +1,8 @@
 """The limit in a container: the engine's interface through the docker SDK, the socket it gives up, and json.
 
 The container has the settings that mcp_sync gives it. There are no timeouts, and of the frames only those of stdout
-are looked at. Beside it the command line, which is a child process with pipes.
+are looked at. Beside it the command line, a child process with pipes, whose own CPU time is not seen. It has the same
+settings but for ``network_disabled``, which it cannot ask for.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 
 import docker
 from contenders.contender import VERSIONS, Contender
-from contenders.raw import Loop, encode
+from contenders.raw import UNTOUCHED, Loop, encode
 
 API = "1.41"
 """Given, so that making a client asks nothing."""
@@ -44,6 +45,8 @@ class Container:
         self.line: socket.socket = self.attached._sock
         self.api.start(self.id)
         self.number = 0
+        del_me = bytearray(UNTOUCHED)  # as the raw loop does
+        del del_me
         info = {"name": "raw", "version": "0"}
         self.ask("initialize", {"protocolVersion": VERSIONS[era], "capabilities": {}, "clientInfo": info})
         self.line.sendall(b'{"jsonrpc":"2.0","method":"notifications/initialized"}\n')
