@@ -8,6 +8,9 @@ from collections import deque
 
 from ..deadlines import Deadline
 
+LOOK_SECONDS = 0.25
+"""How often those who wait look for themselves: a place whose holder just vanished is free, but nobody says so."""
+
 
 class Slots:
     """A number of places. Whoever has one is known, so that giving it back twice, or never, does no harm.
@@ -36,7 +39,7 @@ class Slots:
                         return True
                     if turn not in self._waiting:
                         self._waiting.append(turn)
-                if not turn.acquire(timeout=min(patience.remaining, threading.TIMEOUT_MAX)):
+                if not turn.acquire(timeout=min(patience.remaining, LOOK_SECONDS)) and patience.expired:
                     return False
         finally:
             with self._lock:

@@ -104,7 +104,9 @@ class Exchange:
     def begin(self) -> None:
         """Have it cut at its deadline; raises as Reaper.at does."""
         if self.deadline is not None:
-            self._alarm = reaper.at(self.deadline, self.expire)
+            # Weakly: an exchange that Ctrl-C has torn from its owner is to go at once, and its place with it.
+            known = weakref.ref(self)
+            self._alarm = reaper.at(self.deadline, lambda: _expire(known))
 
     def unbound(self) -> None:
         """Let it go on for ever."""
@@ -214,8 +216,8 @@ class _Wire:
     timeout: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._guard = threading.Lock()  # guards _owner and _line
-        self._owner: Exchange | None = None
+        self._guard = threading.Lock()  # guards _belongs_to and _line
+        self._belongs_to: weakref.ref[Exchange] | None = None  # weakly, for an exchange refers to its wire
         self._line: socket.socket | None = None
         self.idle_since = 0.0
         super().__init__(*args, **kwargs)
@@ -224,7 +226,11 @@ class _Wire:
     def belong_to(self, exchange: Exchange | None) -> None:
         """Be the exchange's, and nobody else's: one that had it before can no longer cut it. None: nobody's."""
         with self._guard:
-            self._owner = exchange
+            self._belongs_to = None if exchange is None else weakref.ref(exchange)
+
+    @property
+    def _owner(self) -> Exchange | None:
+        return self._belongs_to() if self._belongs_to is not None else None
 
     def cut(self, exchange: Exchange) -> None:
         """Shut the socket down, if it is still the exchange's."""
@@ -900,6 +906,12 @@ def _user_agent() -> str:
     from .. import __version__
 
     return f"mcp-sync/{__version__}"
+
+
+def _expire(known: weakref.ref[Exchange]) -> None:
+    exchange = known()
+    if exchange is not None:
+        exchange.expire()
 
 
 def _nothing() -> None:

@@ -57,6 +57,7 @@ print("fine")
 """
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("era", ["stateless", "handshake"])
 def test_ctrl_c_at_any_moment_leaves_nothing_locked(era: str) -> None:
     """I1, I16: conditions and semaphores stay locked where a signal comes before their ``with`` has begun."""

@@ -33,6 +33,8 @@ from faults.tools import ERAS, PATIENCE, adds_up, tool, until, within, works
 from mcp_sync import Client, MCPConnectionError, MCPTimeoutError, StreamableHTTPTransport, TooManyRequests
 from mcp_sync.testing import in_threads
 
+pytestmark = pytest.mark.alone
+
 NEWS = b'data: {"jsonrpc": "2.0", "method": "notifications/message", "params": {"level": "info", "data": 1}}\n\n'
 
 
