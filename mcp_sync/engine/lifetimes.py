@@ -14,6 +14,7 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import threading
 import warnings
 import weakref
 from collections.abc import Callable
@@ -52,13 +53,22 @@ class Closeable(Protocol):
         """End it. Idempotent."""
 
 
-_forkables: weakref.WeakSet[Forkable] = weakref.WeakSet()
+_forkables: list[weakref.ref[Forkable]] = []
+"""No WeakSet: Ctrl-C that comes while such a set forgets somebody would be swallowed by the interpreter."""
+_sweeping = threading.Lock()  # guards the removal of those who are no more from _forkables
+_swept_at = 64
 _open: dict[int, Closeable] = {}
 
 
 def tell_of_forks(owner: Forkable) -> None:
     """Tell the owner when this process has been forked; it is not kept alive for that."""
-    _forkables.add(owner)
+    global _swept_at
+    _forkables.append(weakref.ref(owner))
+    if len(_forkables) > 2 * _swept_at:
+        with _sweeping:
+            alive = [known for known in _forkables[: 2 * _swept_at] if known() is not None]
+            _forkables[: 2 * _swept_at] = alive  # what was added meanwhile comes behind
+            _swept_at = max(64, len(_forkables))
 
 
 def close_when_forgotten(holder: object, behind: Closeable, what: str) -> Callable[[], None]:
@@ -129,7 +139,9 @@ def _close_quietly(behind: Closeable, deadline: Deadline) -> None:
 
 
 def _after_fork_in_child() -> None:
-    owners = list(_forkables)
+    global _sweeping
+    _sweeping = threading.Lock()  # guards as before
+    owners = {id(owner): owner for known in _forkables if (owner := known()) is not None}.values()
     _forkables.clear()  # before they are told: whoever lives on registers anew, for a fork of this fork
     for owner in owners:
         try:

@@ -41,6 +41,7 @@ from urllib3.util.connection import is_connection_dropped
 from ..deadlines import LONGEST_TIMEOUT, Deadline
 from ..engine.dispatch import Alarm, reaper
 from ..engine.interrupts import let_go
+from ..engine.lifetimes import tell_of_forks
 from ..exceptions import (
     AuthError,
     HTTPStatusError,
@@ -193,7 +194,6 @@ class _Current(threading.local):
 
 
 _current = _Current()
-_wires: weakref.WeakSet[_Wire] = weakref.WeakSet()
 
 
 def _is_not_ours(record: logging.LogRecord) -> bool:
@@ -221,7 +221,7 @@ class _Wire:
         self._line: socket.socket | None = None
         self.idle_since = 0.0
         super().__init__(*args, **kwargs)
-        _wires.add(self)
+        tell_of_forks(self)
 
     def belong_to(self, exchange: Exchange | None) -> None:
         """Be the exchange's, and nobody else's: one that had it before can no longer cut it. None: nobody's."""
@@ -237,6 +237,12 @@ class _Wire:
         with self._guard:
             if self._owner is exchange:
                 _shut_down(self._line)
+
+    def forked(self) -> None:
+        """In a forked child: close the inherited copies of descriptors, which does nothing to the parent's."""
+        for line in (self.sock, self._line):
+            if isinstance(line, socket.socket) and line.fileno() >= 0:
+                os.close(line.detach())
 
     def hurry(self, exchange: Exchange, seconds: float) -> None:
         """Let no single wait be longer, if it is still the exchange's."""
@@ -581,18 +587,6 @@ def _shut_down(line: socket.socket | None) -> None:
             socket.socket.shutdown(line, socket.SHUT_RDWR)
         except OSError:
             pass  # it is closed already, or was never connected
-
-
-def _after_fork_in_child() -> None:
-    """Close the inherited copies of descriptors, which does nothing to the parent's connections."""
-    for wire in list(_wires):
-        for line in (wire.sock, wire._line):
-            if line is not None and line.fileno() >= 0:
-                os.close(line.detach())
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 # -- requests and replies ---------------------------------------------------------------------------------------------

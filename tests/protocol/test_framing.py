@@ -112,6 +112,7 @@ def test_memory_is_bounded_by_the_limit_however_small_the_pieces(piece: int) -> 
     assert peak < 4 * limit
 
 
+@pytest.mark.alone
 @settings(max_examples=5)
 @given(st.sampled_from([1, 3, 1000]))
 def test_cutting_is_linear_in_the_length(piece: int) -> None:

@@ -275,6 +275,7 @@ def seconds(data: bytes, piece: int) -> float:
     return min(runs())
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("name", LARGE)
 def test_four_times_the_bytes_take_four_times_as_long(name: str) -> None:
     text, before, piece = LARGE[name]

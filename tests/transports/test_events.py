@@ -191,12 +191,14 @@ def one_line(size: int) -> list[bytes]:
     return [b"data: ", *[b"x" * 512] * (size // 512), b"\n\n"]
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("shape", [lines_of_data, one_line])
 def test_b10_one_large_event_takes_sseclient_quadratic_time(shape: Callable[[int], list[bytes]]) -> None:
     size = 150_000 if shape is lines_of_data else 600_000
     assert seconds(plain, shape(4 * size)) > 7 * seconds(plain, shape(size))
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("shape", [lines_of_data, one_line])
 def test_b10_four_times_the_event_takes_four_times_as_long_here(shape: Callable[[int], list[bytes]]) -> None:
     assert seconds(read, shape(10_000_000)) <= 6 * seconds(read, shape(2_500_000)) + 0.02
