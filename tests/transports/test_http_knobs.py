@@ -15,6 +15,7 @@ import pytest
 from faults.http_server import Exchange, Server, replies, says, silent, streams
 
 from mcp_sync import Client, MCPConnectionError, MCPError, MCPTimeoutError, MessageTooLarge, RemoteProtocolError
+from mcp_sync.engine import lifetimes
 from mcp_sync.exceptions import AuthError, HTTPStatusError, ServerError
 from mcp_sync.testing import in_threads
 from mcp_sync.testing.tools import PATIENCE, SLACK
@@ -98,7 +99,8 @@ def test_chunk_size_is_the_largest_single_read(size: int, monkeypatch: pytest.Mo
 
 
 def wires_to(port: int) -> list[Any]:
-    return [wire for wire in web_module._wires if wire.port == port and wire.sock is not None]
+    alive = [one for known in lifetimes._forkables if isinstance(one := known(), web_module._Wire)]
+    return [wire for wire in alive if wire.port == port and wire.sock is not None]
 
 
 def option_of(name: str, value: Any, level: int, option: int) -> int:
