@@ -27,7 +27,7 @@ from ..exceptions import (
     ServerError,
 )
 from ..policies import Packing, Replies
-from ..protocol.headers import media_type, retry_after
+from ..protocol.headers import SESSION_ID, media_type, retry_after
 from ..protocol.messages import Failure, Malformed, RequestId, decode
 from ..protocol.origins import same_origin
 from ..protocol.redact import MASK, mask, names_a_secret, redact_url
@@ -219,7 +219,7 @@ class Courier:
 
     def _told(self, url: str, headers: Mapping[str, str]) -> set[str]:
         """Return what a request tells that is secret: what it says itself, and what the passport knows."""
-        said = {value for name, value in headers.items() if names_a_secret(name) or name == "Mcp-Session-Id"}
+        said = {value for name, value in headers.items() if names_a_secret(name) or name == SESSION_ID}
         return forms(said | secrets_in_query(url)) | self._passport.secrets
 
 

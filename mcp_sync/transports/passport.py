@@ -163,10 +163,6 @@ class Passport:
         values = {v for headers in shown for name, v in headers.items() if names_a_secret(name) or len(v) >= LONG}
         return forms({*values, self._password})
 
-    def hidden(self, text: str) -> str:
-        """Return a text without secrets."""
-        return mask(text, self.secrets)
-
     def forked(self) -> None:
         """In a forked child: the lock may be held by a thread that stayed behind, as did the one that refreshes."""
         self._refreshing = threading.Lock()  # guards as before

@@ -37,7 +37,7 @@ from ..exceptions import (
 from ..observe import Observers, Streaming, Trouble, Unreadable
 from ..policies import Connections, Heartbeat, Limits, Packing, Policies, Replies, Trust, with_knobs
 from ..protocol.eras import HANDSHAKE_VERSIONS, Era
-from ..protocol.headers import media_type
+from ..protocol.headers import PROTOCOL_VERSION, media_type
 from ..protocol.messages import (
     Failure,
     Malformed,
@@ -408,7 +408,7 @@ class SseChannel(Channel):
             headers = {} if foreign else request_headers(self._passport, JSON)
             headers |= {"Content-Type": JSON, "Accept": JSON, **packed}
             if self._version:
-                headers["MCP-Protocol-Version"] = self._version
+                headers[PROTOCOL_VERSION] = self._version
             return headers
 
         reply = self._courier.send("POST", errand, headers, body, url=self._endpoint)

@@ -43,7 +43,16 @@ from ..observe import Ignored, Observers, Streaming, Trouble, Unreadable
 from ..policies import Connections, Limits, Packing, Policies, Replies, Sessions
 from ..protocol.eras import Era
 from ..protocol.framing import LineSplitter, Overlong
-from ..protocol.headers import Mirror, assigns_session, media_type, session_id_flaw, version_of
+from ..protocol.headers import (
+    LAST_EVENT_ID,
+    PROTOCOL_VERSION,
+    SESSION_ID,
+    Mirror,
+    assigns_session,
+    media_type,
+    session_id_flaw,
+    version_of,
+)
 from ..protocol.messages import (
     Batch,
     Failure,
@@ -139,7 +148,7 @@ class HttpChannel(Channel):
         self._packing = policies[Packing]
         self._sessions = policies[Sessions]
         self._sink: Sink | None = None
-        self._lock = threading.Lock()  # guards _errands, _closing, _listener
+        self._lock = threading.Lock()  # guards _errands, and that _sink and _session_id are taken once
         self._errands: dict[RequestId | Errand, Errand] = {}
         self._closing = False
         self._forked = False
@@ -335,9 +344,9 @@ class HttpChannel(Channel):
         if headers or (message is not None and assigns_session(message)):
             return headers
         if self._version:
-            headers["MCP-Protocol-Version"] = self._version
+            headers[PROTOCOL_VERSION] = self._version
         if self._session_id:
-            headers["Mcp-Session-Id"] = self._session_id
+            headers[SESSION_ID] = self._session_id
         return headers
 
     # -- one reply ----------------------------------------------------------------------------------------------------
@@ -399,7 +408,7 @@ class HttpChannel(Channel):
         """Take note of the session that the reply to an initialize assigns."""
         if not assigns_session(request):
             return
-        given = reply.headers.get("Mcp-Session-Id")
+        given = reply.headers.get(SESSION_ID)
         self._offered_id = ""
         if given is None:
             return
@@ -553,7 +562,7 @@ class HttpChannel(Channel):
         def headers() -> dict[str, str]:
             headers = {**self._headers(EVENTS), **self._mirrored(None)}
             if cursor.last_id is not None:
-                headers["Last-Event-ID"] = cursor.last_id.encode("utf-8").decode("latin-1")  # as http.client writes
+                headers[LAST_EVENT_ID] = cursor.last_id.encode("utf-8").decode("latin-1")  # as http.client writes
             return headers
 
         return self._courier.send("GET", errand, headers, counted=False)
@@ -713,7 +722,7 @@ class HttpChannel(Channel):
         if not session_id or self._session_lost or not self._sessions.ended:
             return
         patience = EXIT_FAREWELL_SECONDS if exiting() else FAREWELL_SECONDS
-        named = {"Mcp-Session-Id": session_id, "MCP-Protocol-Version": self._version}
+        named = {SESSION_ID: session_id, PROTOCOL_VERSION: self._version}
         errand = Errand(deadline.sooner(patience))
         try:
             reply = self._courier.send("DELETE", errand, lambda: {**self._headers("*/*"), **named}, counted=False)
