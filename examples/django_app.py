@@ -1,105 +1,135 @@
-"""A Django application, all in one file, in front of an MCP server: lists its tools, and calls them.
+"""A Django site that is an MCP server as well: a model, a query of the ORM as a tool, users of Django's own.
 
-``MCP_URL`` says where the server is, else http://127.0.0.1:9000/mcp. With Django's development server, or in earnest::
+Set it up once, then run it with Django's development server, or in earnest::
 
-    python examples/django_app.py runserver
-    gunicorn -w 4 --threads 4 --chdir examples django_app:application
+    python examples/django_app.py setup                 # makes a database with a few books, and the user reader/reader
+    python examples/django_app.py runserver 8000
+    gunicorn --threads 16 --chdir examples django_app:application
 
-    curl http://127.0.0.1:8000/tools
-    curl -X POST 'http://127.0.0.1:8000/tools/add?a=1&b=2'
+    Client("http://127.0.0.1:8000/mcp", headers={"Authorization": "Basic " + b64encode(b"reader:reader").decode()})
 
-One client serves all threads. It connects on its first call, so each worker process has a connection of its own, with
-``--preload`` as well. Whoever reaches this application may call every tool: put your own log-in in front of it.
+A site of yours has models.py, urls.py and the rest in files of their own; here it is all in one. The database is
+BOOKS_DATABASE, else books.sqlite3 in the working directory.
 """
 
-import json
+import base64
+import binascii
 import os
 import sys
 
+import django
 from django.conf import settings
 from django.core.management import execute_from_command_line
 from django.core.wsgi import get_wsgi_application
-from django.http import JsonResponse
-from django.urls import path
-from django.views.decorators.http import require_GET, require_POST
-
-from mcp_sync import (
-    Client,
-    JSONRPCError,
-    MCPError,
-    MCPTimeoutError,
-    MCPTransportError,
-    RateLimited,
-    Refused,
-    RemoteProtocolError,
-    ToolError,
-)
 
 settings.configure(
-    ALLOWED_HOSTS=["localhost", "127.0.0.1"],
-    MIDDLEWARE=[f"{__name__}.ErrorsAsStatuses"],
+    DEBUG=False,
+    SECRET_KEY=os.environ.get("SECRET_KEY", "only for this example"),
+    ALLOWED_HOSTS=["localhost", "127.0.0.1", "[::1]"],
     ROOT_URLCONF=__name__,
+    INSTALLED_APPS=["django.contrib.auth", "django.contrib.contenttypes"],
+    MIDDLEWARE=["django.middleware.security.SecurityMiddleware", "django.middleware.gzip.GZipMiddleware"],
+    DATABASES={
+        "default": {
+            "ENGINE": "django.db.backends.sqlite3",
+            "NAME": os.environ.get("BOOKS_DATABASE", "books.sqlite3"),
+        }
+    },
+    DEFAULT_AUTO_FIELD="django.db.models.AutoField",
 )
+settings.MIDDLEWARE.append(f"{__name__}.basic_authentication")
+django.setup()
 
-client = Client(
-    os.environ.get("MCP_URL", "http://127.0.0.1:9000/mcp"),
-    timeout=float(os.environ.get("MCP_TIMEOUT", "10")),
-    max_retries=1,  # of what surely did not run: a server that was started anew is no error
-)
+from django.contrib.auth import authenticate, get_user_model  # noqa: E402
+from django.contrib.auth.models import AnonymousUser  # noqa: E402
+from django.db import connection, models  # noqa: E402
+from django.http import JsonResponse  # noqa: E402
+from django.urls import path  # noqa: E402
 
-
-@require_GET
-def list_tools(request):
-    return JsonResponse({tool.name: tool.description for tool in client.list_tools()})
-
-
-@require_POST
-def call_tool(request, name):
-    result = client.call_tool(name, {key: value_of(text) for key, text in request.GET.items()})
-    result.raise_for_error()
-    return JsonResponse({"text": result.text, "data": result.data})
+from mcp_sync.server import Context, Server  # noqa: E402
+from mcp_sync.server.django import mcp_path  # noqa: E402
 
 
-urlpatterns = [path("tools", list_tools), path("tools/<name>", call_tool)]
+class Book(models.Model):
+    title = models.CharField(max_length=200)
+    author = models.CharField(max_length=200)
+    year = models.IntegerField()
+
+    class Meta:
+        app_label = "books"
 
 
-def value_of(text):
-    """Take an argument for JSON, or for text where it is none: ``1`` is a number, ``one`` and ``"1"`` are texts."""
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
+def basic_authentication(get_response):
+    """Find the user by HTTP's own login (RFC 7617); a site with sessions has Django's AuthenticationMiddleware."""
+
+    def middleware(request):
+        request.user = user_of(request.headers.get("Authorization", "")) or AnonymousUser()
+        return get_response(request)
+
+    return middleware
 
 
-class ErrorsAsStatuses:
-    def __init__(self, get_response):
-        self.get_response = get_response
-
-    def __call__(self, request):
-        return self.get_response(request)
-
-    def process_exception(self, request, error):
-        if isinstance(error, MCPError):
-            return JsonResponse({"error": str(error)}, status=status_of(error))
+def user_of(header):
+    scheme, _, credentials = header.partition(" ")
+    if scheme.lower() != "basic":
         return None
+    try:
+        name, _, password = base64.b64decode(credentials, validate=True).decode().partition(":")
+    except (binascii.Error, UnicodeDecodeError):
+        return None
+    return authenticate(username=name, password=password)
 
 
-def status_of(error):
-    match error:
-        case ToolError():
-            return 422  # the tool ran, and says no
-        case MCPTimeoutError():
-            return 504
-        case Refused() | RateLimited():
-            return 503  # too many requests, or the server is left alone for a while
-        case JSONRPCError(code=-32602):
-            return 400  # no such tool, or arguments that are not its own
-        case MCPTransportError() | RemoteProtocolError() | JSONRPCError():
-            return 502
-    return 500
+server = Server("library", version="1.0", instructions="Finds books.")
 
 
+@server.tool()
+def find_books(context: Context, author: str = "", since: int = 0) -> list[dict[str, str | int]]:
+    """Find books.
+
+    Args:
+        author: A part of the author's name.
+        since: The first year.
+    """
+    found = Book.objects.filter(author__icontains=author, year__gte=since).order_by("year")
+    context.info(f"user {context.principal} found {found.count()} books")
+    return list(found.values("title", "author", "year"))
+
+
+@server.tool()
+def add_book(title: str, author: str, year: int) -> int:
+    """Add a book; returns how many there are."""
+    Book.objects.create(title=title, author=author, year=year)
+    return Book.objects.count()
+
+
+@server.resource("books://{title}")
+def book(title: str) -> dict[str, str | int]:
+    """A book by its title."""
+    return Book.objects.values("title", "author", "year").get(title=title)
+
+
+urlpatterns = [
+    path("books", lambda request: JsonResponse({"books": list(Book.objects.values("title", "author", "year"))})),
+    mcp_path("mcp", server, login_required=True),
+]
 application = get_wsgi_application()
 
+
+def setup():
+    execute_from_command_line(["django_app.py", "migrate", "--verbosity=0"])
+    if "books_book" not in connection.introspection.table_names():
+        with connection.schema_editor() as editor:
+            editor.create_model(Book)
+        Book.objects.create(title="Emma", author="Jane Austen", year=1815)
+        Book.objects.create(title="Persuasion", author="Jane Austen", year=1817)
+        Book.objects.create(title="Middlemarch", author="George Eliot", year=1871)
+    if not get_user_model().objects.filter(username="reader").exists():
+        get_user_model().objects.create_user("reader", password="reader")
+
+
 if __name__ == "__main__":
-    execute_from_command_line(sys.argv)
+    if sys.argv[1:] == ["setup"]:
+        setup()
+    else:
+        execute_from_command_line(["django_app.py", *sys.argv[1:], "--noreload"])

@@ -1,77 +1,65 @@
-"""A Flask application in front of an MCP server: lists its tools, and calls them.
+"""A Flask application that is an MCP server as well: its own pages, and /mcp, in one process.
 
-``MCP_URL`` says where the server is, else http://127.0.0.1:9000/mcp. With Flask's development server, or in earnest::
+With Flask's development server, or in earnest::
 
     flask --app examples/flask_app.py run
-    gunicorn -w 4 --threads 4 --chdir examples flask_app:app
+    gunicorn --threads 16 --chdir examples flask_app:app
 
-    curl http://127.0.0.1:5000/tools
-    curl -X POST 'http://127.0.0.1:5000/tools/add?a=1&b=2'
-
-One client serves all threads. It connects on its first call, so each worker process has a connection of its own, with
-``--preload`` as well. Whoever reaches this application may call every tool: put your own log-in in front of it.
+Then ``Client("http://127.0.0.1:5000/mcp")``, or any other MCP client. With more than one gunicorn worker, give all of
+them the same ``MCP_SYNC_SECRET_KEY``; and for clients before 2026-07-28 that want to be asked (elicitation, sampling) a
+place that the workers share: ``server.wsgi_app(store=RedisSessionStore("redis://..."))``.
 """
 
-import json
 import os
+import threading
 
-from flask import Flask, request
+from flask import Flask, jsonify, request
+from werkzeug.middleware.dispatcher import DispatcherMiddleware
 
-from mcp_sync import (
-    Client,
-    JSONRPCError,
-    MCPError,
-    MCPTimeoutError,
-    MCPTransportError,
-    RateLimited,
-    Refused,
-    RemoteProtocolError,
-    ToolError,
-)
+from mcp_sync import BearerTokenAuth
+from mcp_sync.server import Context, Server
 
 app = Flask(__name__)
-client = Client(
-    os.environ.get("MCP_URL", "http://127.0.0.1:9000/mcp"),
-    timeout=float(os.environ.get("MCP_TIMEOUT", "10")),
-    max_retries=1,  # of what surely did not run: a server that was started anew is no error
-)
+server = Server("notes", version="1.0", instructions="Keeps notes. The same notes are at /notes.")
+
+notes: list[str] = []
+lock = threading.Lock()
 
 
-@app.get("/tools")
-def list_tools():
-    return {tool.name: tool.description for tool in client.list_tools()}
+@app.get("/notes")
+def all_notes():
+    return jsonify(notes)
 
 
-@app.post("/tools/<name>")
-def call_tool(name):
-    result = client.call_tool(name, {key: value_of(text) for key, text in request.args.items()})
-    result.raise_for_error()
-    return {"text": result.text, "data": result.data}
+@app.post("/notes")
+def new_note():
+    return jsonify(number=add_note(request.get_json()["text"]))
 
 
-def value_of(text):
-    """Take an argument for JSON, or for text where it is none: ``1`` is a number, ``one`` and ``"1"`` are texts."""
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
+@server.tool()
+def add_note(text: str) -> int:
+    """Keep a note; returns its number."""
+    with lock:
+        notes.append(text)
+        number = len(notes)
+    server.resource_updated("notes://all")
+    return number
 
 
-@app.errorhandler(MCPError)
-def tell(error):
-    return {"error": str(error)}, status_of(error)
+@server.tool()
+def search_notes(word: str, context: Context) -> list[str]:
+    """Find all notes that hold a word."""
+    context.info(f"{context.principal or 'somebody'} looks for {word!r}")
+    return [note for note in notes if word.lower() in note.lower()]
 
 
-def status_of(error):
-    match error:
-        case ToolError():
-            return 422  # the tool ran, and says no
-        case MCPTimeoutError():
-            return 504
-        case Refused() | RateLimited():
-            return 503  # too many requests, or the server is left alone for a while
-        case JSONRPCError(code=-32602):
-            return 400  # no such tool, or arguments that are not its own
-        case MCPTransportError() | RemoteProtocolError() | JSONRPCError():
-            return 502
-    return 500
+@server.resource("notes://all", mime_type="application/json")
+def every_note() -> list[str]:
+    """All notes."""
+    return notes
+
+
+# Who may: everybody on this machine, unless there is a token.
+token = os.environ.get("NOTES_TOKEN")
+mcp = server.wsgi_app(auth=BearerTokenAuth(token) if token else None)
+app.wsgi_app = DispatcherMiddleware(app.wsgi_app, {"/mcp": mcp})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import faulthandler
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 
 from house import leakcheck, ledger
@@ -14,6 +15,9 @@ def pytest_configure() -> None:
     # pytest enables it too, unless told not to. A crash in a thread without a traceback is an evening lost.
     if not faulthandler.is_enabled():
         faulthandler.enable()
+    # How long an example may take is a matter for tests that measure; by the wall clock, any machine is too slow once.
+    hypothesis.settings.register_profile("unhurried", deadline=None)
+    hypothesis.settings.load_profile("unhurried")
 
 
 @pytest.fixture(autouse=True)

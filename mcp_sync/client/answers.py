@@ -1,7 +1,7 @@
 """Typed answers: the models of ``mcp-types``, and what a caller of a tool wants at hand.
 
-This is the one module that imports ``mcp_types`` (100 ms and more) and ``jsonschema``; others import it when they need
-it, which the start of a server usually hides.
+Importing it brings ``models`` (100 ms and more), so others do it when they need it, which the start of a server usually
+hides.
 
 Source: server/tools (structured content, output schema), client/{sampling,elicitation,roots}.
 """
@@ -11,13 +11,11 @@ from __future__ import annotations
 import os
 import pathlib
 from collections.abc import Mapping
-from functools import cached_property
 from typing import Any, TypeVar
 
-import mcp_types as types
-from pydantic import BaseModel, PrivateAttr, TypeAdapter, ValidationError
-
 from ..exceptions import RemoteProtocolError, ToolError
+from ..models import BaseModel, PrivateAttr, TypeAdapter, ValidationError, dump, types
+from ..validation import JSONSchema, Mismatch
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -110,6 +108,7 @@ class OutputSchema:
 
     def __init__(self, schema: Mapping[str, Any]) -> None:
         self._schema = schema
+        self._compiled = JSONSchema(schema)
 
     @property
     def wraps(self) -> bool:
@@ -130,11 +129,9 @@ class OutputSchema:
             RemoteProtocolError: It does not match, or the schema itself cannot be used; ``details["result"]`` has the
                 result as it came.
         """
-        from jsonschema.exceptions import ValidationError as Mismatch
-
         details = {"tool": tool, "result": raw}
         try:
-            self._validator.validate(value)
+            self._compiled.compare(value)
         except Mismatch as mismatch:
             raise RemoteProtocolError(
                 f"tool {tool!r} returned structured content that does not match its output schema: "
@@ -146,19 +143,6 @@ class OutputSchema:
             raise RemoteProtocolError(
                 f"tool {tool!r} has an output schema that cannot be used: {flaw}", details=details, may_have_run=True
             ) from flaw
-
-    @cached_property
-    def _validator(self) -> Any:
-        from jsonschema import Draft202012Validator
-        from jsonschema.validators import validator_for
-        from referencing import Registry
-
-        dialect = self._schema.get("$schema")
-        kind = validator_for(self._schema, default=Draft202012Validator)
-        if dialect is not None and kind.META_SCHEMA.get("$schema", "").rstrip("#") != str(dialect).rstrip("#"):
-            raise ValueError(f"its dialect {dialect!r} is not supported")
-        kind.check_schema(dict(self._schema))
-        return kind(dict(self._schema), registry=Registry())
 
 
 # -- what the server asks of us ---------------------------------------------------------------------------------------
@@ -237,12 +221,3 @@ def _root(root: Any) -> dict[str, Any]:
 def log_params(params: Mapping[str, Any]) -> types.LoggingMessageNotificationParams:
     """Return the params of ``notifications/message`` as a model; raises ValueError where they do not fit."""
     return types.LoggingMessageNotificationParams.model_validate(params)
-
-
-def dump(value: BaseModel | Mapping[str, Any], name: str = "the value") -> dict[str, Any]:
-    """Return a model, or a dict, as it goes on the wire."""
-    if isinstance(value, BaseModel):
-        return value.model_dump(by_alias=True, mode="json", exclude_none=True)
-    if isinstance(value, Mapping):
-        return dict(value)
-    raise TypeError(f"{name} must be a dict or a model, not {type(value).__name__} ({value!r})")

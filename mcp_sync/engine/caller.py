@@ -266,8 +266,8 @@ class Handler(Protocol):
     def offers(self, method: str) -> bool:
         """Whether ``request`` has anything to say to it; our own code, called on a reader thread, must not wait."""
 
-    def request(self, incoming: Incoming) -> dict[str, Any]:
-        """Return the result; a JSONRPCError becomes the answer as it is."""
+    def request(self, incoming: Incoming) -> dict[str, Any] | None:
+        """Return the result, or None to give it later; a JSONRPCError becomes the answer as it is."""
 
     def notification(self, notification: Notification) -> None:
         """Take note."""

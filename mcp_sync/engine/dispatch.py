@@ -287,9 +287,9 @@ def _stop() -> None:
 
 
 class Crew:
-    """Runs jobs at once, each on a thread of its own; past the limit it says no.
+    """Runs jobs at once, each on a thread that has no other; past the limit it says no.
 
-    Threads: one for each running job, ``<name>-<number>``.
+    Threads: ``<name>-<number>``, started on demand, retired when idle for a while.
     Locks: ``_lock``, held for a few instructions.
     """
 
@@ -297,35 +297,61 @@ class Crew:
         self._name = name
         self._limit = limit
         self._numbers = itertools.count(1)
-        self._lock = threading.Lock()  # guards _threads, _closed
+        self.forked()
+
+    def forked(self) -> None:
+        """Be as new: at first, and in a forked child."""
+        self._jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
+        self._lock = threading.Lock()  # guards _threads, _busy, _closed
         self._threads: set[threading.Thread] = set()
+        self._busy = 0
         self._closed = False
 
     def start(self, job: Job) -> bool:
         """Run the job now, or return False: the limit is reached, or the crew is closed."""
         with self._lock:
-            if self._closed or len(self._threads) >= self._limit:
+            if self._closed or self._busy >= self._limit:
                 return False
-            try:
-                self._threads.add(start_thread(f"{self._name}-{next(self._numbers)}", self._run, job))
-            except RuntimeError:  # the interpreter is shutting down, or there can be no more threads
-                return False
+            if self._busy == len(self._threads):
+                try:
+                    self._threads.add(start_thread(f"{self._name}-{next(self._numbers)}", self._work))
+                except RuntimeError:  # the interpreter is shutting down, or there can be no more threads
+                    return False
+            self._busy += 1
+            self._jobs.put(job)
             return True
 
     def close(self, deadline: Deadline) -> None:
         """Take no more jobs and wait for those that run."""
         with self._lock:
             self._closed = True
-            threads = [] if exiting() else list(self._threads)
-        for thread in threads:
+            threads = list(self._threads)
+            for _ in threads:
+                self._jobs.put(_stop)
+        for thread in [] if exiting() else threads:
             join(thread, deadline)
 
-    def _run(self, job: Job) -> None:
-        try:
+    def _work(self) -> None:
+        while True:
+            try:
+                job = self._jobs.get(timeout=IDLE_SECONDS)
+            except queue.Empty:
+                if self._retire():
+                    return
+                continue
+            if job is _stop:
+                return
             run_guarded(job)
-        finally:
+            del job  # or the last job's objects would live as long as the idle worker
             with self._lock:
-                self._threads.discard(threading.current_thread())
+                self._busy -= 1
+
+    def _retire(self) -> bool:
+        with self._lock:
+            if not self._jobs.empty():
+                return False
+            self._threads.discard(threading.current_thread())
+            return True
 
 
 class Workers:

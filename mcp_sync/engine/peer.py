@@ -98,9 +98,12 @@ class Peer(Caller):
         channel: The connection, not yet started.
         handler: What answers the other side; held weakly, it belongs to what the user holds.
         limits: How much may wait.
+        session: The bookkeeping; None makes that of a client.
     """
 
-    def __init__(self, channel: Channel, handler: Handler | None, limits: Limits) -> None:
+    def __init__(
+        self, channel: Channel, handler: Handler | None, limits: Limits, session: Session[Any] | None = None
+    ) -> None:
         self._name = channel.name
         self._agreement = Agreement(Session[Any]().era)
         self.lane = channel.lane
@@ -109,7 +112,7 @@ class Peer(Caller):
         self._feed = channel.feed
         self._crew = Crew(f"mcp-{channel.threads}-request", limits.callbacks)
         self._lock = threading.Lock()  # guards _session, _serving, _outbox, _outbox_bytes, _flush_posted, _end
-        self._session: Session[_Ticket[Any]] = Session()
+        self._session: Session[_Ticket[Any]] = session or Session()
         self._serving: dict[RequestId, Incoming] = {}
         self._outbox: deque[tuple[Message, int]] = deque()
         self._outlet = Lane(f"mcp-{channel.threads}-outbox")
@@ -463,6 +466,12 @@ class Peer(Caller):
             except Exception:
                 log.exception("a progress callback failed")
 
+    def tell_soon(self, method: str, params: Mapping[str, Any] | None) -> None:
+        """Say something that has no answer, in its turn and without waiting; too much of it ends the connection."""
+        with self._lock:
+            notification = self._session.tell(method, params)
+        self._post_out(notification)
+
     def _tell(self, notification: Notification) -> None:
         handler = self._handler
         if handler is None:
@@ -513,9 +522,11 @@ class Peer(Caller):
             log.exception("the callback for %s failed", request.method)
             self._refuse(request, INTERNAL_ERROR, f"the callback for {request.method} failed")
         else:
-            self._give(request, result)
+            if result is not None:
+                self.give(request, result)
 
-    def _give(self, request: Request, result: dict[str, Any]) -> None:
+    def give(self, request: Request, result: dict[str, Any]) -> None:
+        """Answer a request of the other side; unless it was withdrawn, or answered before."""
         with self._lock:
             self._serving.pop(request.id, None)
             answer = self._session.answer(request.id, result)

@@ -55,7 +55,7 @@ class Ear(Handler):
         target = self._target()
         return target is not None and target.offers(method)
 
-    def request(self, incoming: Incoming) -> dict[str, Any]:
+    def request(self, incoming: Incoming) -> dict[str, Any] | None:
         """Answer."""
         target = self._target()
         if target is None:

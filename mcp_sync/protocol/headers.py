@@ -287,6 +287,114 @@ def _as_text(value: object) -> str | None:
     return str(int(value))
 
 
+# -- what a server compares -------------------------------------------------------------------------------------------
+
+_DECIMAL = re.compile(r"-?[0-9]+(?:\.0+)?")  # not 0*[1-9]...: that takes quadratic time
+
+
+def routing_flaw(request: Request, headers: Mapping[str, str]) -> str | None:
+    """Return what is wrong with the headers that mirror what every request has, or None. The text shows no value.
+
+    A name that the params do not have, or not as text, is not looked for: whoever answers says best what is missing.
+    Source: basic/transports/streamable-http, server validation; values are case-sensitive, blanks around them are not
+    part of them. Headers that were repeated arrive joined by a comma, and so are no match.
+
+    Args:
+        request: A request of the stateless era.
+        headers: Those of its HTTP request, names in lower case.
+    """
+    flaw = _mirror_flaw(METHOD, request.method, "its method", headers)
+    key = _NAMED_BY.get(request.method)
+    name = (request.params or {}).get(key) if key else None
+    if flaw or not isinstance(name, str):
+        return flaw
+    return _mirror_flaw(NAME, name, f"params.{key}", headers)
+
+
+def _mirror_flaw(name: str, expected: str, where: str, headers: Mapping[str, str]) -> str | None:
+    try:
+        text = _received(name, headers)
+    except ValueError as error:
+        return str(error)
+    if text is None:
+        return f"the header {name} is missing; the body has {where}"
+    return None if text == expected else f"the header {name} does not say what the body has as {where}"
+
+
+def params_flaw(names: Mapping[tuple[str, ...], str], arguments: object, headers: Mapping[str, str]) -> str | None:
+    """Return what is wrong with the headers that mirror a tool's arguments, or None. The text shows no value.
+
+    Both have to be there and to agree, or neither (server/tools, x-mcp-header). Null is not there. An integer is
+    compared as a number, ``42.0`` is 42. For what no annotated property may hold (objects, arrays, fractions) no
+    header is needed, but one that is there has to agree: somebody may have gone by it.
+
+    Args:
+        names: What ``annotated`` returned.
+        arguments: The arguments of the call.
+        headers: Those of the HTTP request, names in lower case.
+    """
+    for path, name in names.items():
+        flaw = _param_flaw(PARAM_PREFIX + name, ".".join(path), _at(path, arguments), headers)
+        if flaw:
+            return flaw
+    return None
+
+
+def _param_flaw(name: str, argument: str, value: object, headers: Mapping[str, str]) -> str | None:
+    try:
+        text = _received(name, headers)
+    except ValueError as error:
+        return str(error)
+    if text is None:
+        needed = isinstance(value, (str, int)) or (isinstance(value, float) and value.is_integer())
+        return f"the header {name:.80} is missing; the body has the argument {argument!r:.80}" if needed else None
+    if value is None:
+        return f"there is a header {name:.80}, but the body has no argument {argument!r:.80}"
+    if not _agrees(text, value):
+        return f"the header {name:.80} does not say what the body has as the argument {argument!r:.80}"
+    return None
+
+
+def _received(name: str, headers: Mapping[str, str]) -> str | None:
+    """Return what a header stands for, None where it is not there.
+
+    Raises:
+        ValueError: It is malformed. The text names it, and does not show the value.
+    """
+    key = name.lower()
+    spellings = (key, key.replace("_", "-"))  # to CGI and WSGI these are one, and nobody can tell any more
+    value = next((headers[one] for one in spellings if one in headers), None)
+    if value is None:
+        return None
+    text = value.strip(" \t")
+    if not _PLAIN.fullmatch(text):
+        raise ValueError(f"the header {name:.80} holds a character that has to be wrapped in base64")
+    try:
+        return decode_value(text)
+    except ValueError:
+        raise ValueError(f"the header {name:.80} looks wrapped, but is no canonical base64 of UTF-8 text") from None
+
+
+def _agrees(text: str, value: object) -> bool:
+    if isinstance(value, bool):  # before int, which it is, too
+        return text == ("true" if value else "false")
+    if isinstance(value, str):
+        return text == value
+    if isinstance(value, float) and not value.is_integer():
+        return text == repr(value)
+    return isinstance(value, (int, float)) and _same_integer(text, int(value))
+
+
+def _same_integer(text: str, value: int) -> bool:
+    if not _DECIMAL.fullmatch(text):
+        return False
+    digits = text.lstrip("-").partition(".")[0].lstrip("0") or "0"
+    try:
+        return digits == str(abs(value)) and (value == 0 or text.startswith("-") == (value < 0))
+    except ValueError:  # more digits than Python prints
+        return False
+
+
 # -- what a client knows of a server's tools --------------------------------------------------------------------------
 
 

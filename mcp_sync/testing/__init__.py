@@ -28,6 +28,7 @@ _HOME_OF = {
     "Collector": "tools",
     "Partner": "partner",
     "PartnerServer": "tools",
+    "SessionStoreContract": "store",
     "TransportContract": "transport",
     "Wire": "partner",
     "in_threads": "tools",
@@ -40,6 +41,7 @@ __all__ = [
     "Collector",
     "Partner",
     "PartnerServer",
+    "SessionStoreContract",
     "TransportContract",
     "Wire",
     "in_threads",
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
     from .channel import ChannelContract as ChannelContract
     from .partner import Partner as Partner
     from .partner import Wire as Wire
+    from .store import SessionStoreContract as SessionStoreContract
     from .tools import ChannelWire as ChannelWire
     from .tools import Collector as Collector
     from .tools import PartnerServer as PartnerServer

@@ -60,7 +60,7 @@ class Setting:
 
     def command(self, folder: Path) -> list[str]:
         python = install.demand()
-        module = f"{self.framework}_app"
+        module = f"{self.framework}_client"
         if self.host != "development":
             prefork = [f"--workers={WORKERS}", "--threads=4", "--bind=127.0.0.1:0", "--graceful-timeout=5"]
             place, target = EXAMPLES, f"{module}:{APPLICATIONS[self.framework]}"
@@ -71,8 +71,8 @@ class Setting:
                 place, target = folder, "used:application"
             return [python, "-m", "gunicorn", *prefork, f"--chdir={place}", target]
         if self.framework == "flask":
-            return [python, "-m", "flask", "--app", str(EXAMPLES / "flask_app.py"), "run", "--no-reload", "--port=0"]
-        return [python, str(EXAMPLES / "django_app.py"), "runserver", "--noreload", "127.0.0.1:0"]
+            return [python, "-m", "flask", "--app", str(EXAMPLES / "flask_client.py"), "run", "--no-reload", "--port=0"]
+        return [python, str(EXAMPLES / "django_client.py"), "runserver", "--noreload", "127.0.0.1:0"]
 
 
 def settings(always: str) -> list[Any]:

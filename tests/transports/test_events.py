@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import logging
 import random
-import time
 import tracemalloc
 from collections.abc import Callable, Iterable
 
@@ -13,6 +12,7 @@ import pytest
 import sseclient
 from protocol.whatwg import MARK, NOT_TEXT, TOO_LONG, Item, cut, cuttings, decode, pulp, stream
 
+from house import growth
 from mcp_sync.protocol.sse import RETRY_CAP, Event, NotText, TooLong
 from mcp_sync.transports.events import EventReader
 
@@ -174,15 +174,6 @@ def test_b10_a_small_event_is_held_back_by_reading_128_bytes_and_not_here() -> N
     assert EventReader(LIMIT).feed(open_stream.read1(65536)) == [Event("message", "x")]
 
 
-def seconds(read_all: Callable[[list[bytes]], object], chunks: list[bytes]) -> float:
-    def once() -> float:
-        before = time.thread_time()
-        read_all(chunks)
-        return time.thread_time() - before
-
-    return min(once() for _ in range(2))
-
-
 def lines_of_data(size: int) -> list[bytes]:
     return [b"data: " + b"\ndata: ".join([b"x" * 7] * (size // 14)) + b"\n\n"]
 
@@ -195,26 +186,30 @@ def one_line(size: int) -> list[bytes]:
 @pytest.mark.parametrize("shape", [lines_of_data, one_line])
 def test_b10_one_large_event_takes_sseclient_quadratic_time(shape: Callable[[int], list[bytes]]) -> None:
     size = 150_000 if shape is lines_of_data else 600_000
-    assert seconds(plain, shape(4 * size)) > 7 * seconds(plain, shape(size))
+    small, large = shape(size), shape(4 * size)
+    growth.at_least(lambda: plain(small), lambda: plain(large), times=7)
 
 
 @pytest.mark.alone
 @pytest.mark.parametrize("shape", [lines_of_data, one_line])
 def test_b10_four_times_the_event_takes_four_times_as_long_here(shape: Callable[[int], list[bytes]]) -> None:
-    assert seconds(read, shape(10_000_000)) <= 6 * seconds(read, shape(2_500_000)) + 0.02
+    small, large = shape(2_500_000), shape(10_000_000)
+    # Six times for one line: blocks so large are new memory each time. Sixteen would be quadratic.
+    growth.at_most(lambda: read(small), lambda: read(large), times=8, slack=0.02)
 
 
 def test_b10_one_event_of_120_000_lines_takes_no_twenty_seconds() -> None:
     data = b"data: " + b"\ndata: ".join([b"x" * 77] * 120_000) + b"\n\n"
     chunks = cut(data, *range(0, len(data), 65536))
-    assert seconds(read, chunks) < 1.5  # 0.1 s on a quiet machine
+    assert growth.seconds(lambda: read(chunks)) < 1.5  # 0.1 s on a quiet machine
     assert read(chunks) == [Event("message", "\n".join(["x" * 77] * 120_000))]
 
 
+@pytest.mark.alone
 def test_thirty_thousand_events_take_little_longer_than_in_sseclient_alone() -> None:
     data = b'event: message\ndata: {"jsonrpc":"2.0","method":"notifications/message","params":{}}\n\n' * 30_000
     chunks = cut(data, *range(0, len(data), 65536))
-    assert seconds(read, chunks) <= 3 * seconds(plain, chunks)
+    growth.at_most(lambda: plain(chunks), lambda: read(chunks), times=3)
 
 
 def peak_of(read_all: Callable[[Iterable[bytes]], object], chunk: bytes, count: int) -> int:

@@ -1,0 +1,260 @@
+"""Hosting: a web server for a WSGI application, for people without one; what ``Server.run("http")`` uses.
+
+MEASURED
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+from collections.abc import Callable, Iterable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from ..deadlines import LONGEST_TIMEOUT, Deadline
+from ..engine.dispatch import Workers, join, start_thread
+from ..engine.interrupts import await_event
+from ..engine.lifetimes import close_at_exit, tell_of_forks
+from ..policies import number, whole, within
+
+if TYPE_CHECKING:
+    from .waitress_parts import WebServer
+
+log = logging.getLogger("mcp_sync")
+
+LISTEN_BACKLOG = 1024
+CLOSE_SECONDS = 5.0
+"""For closing everything when ``run`` is left."""
+PARTING_SECONDS = 1.0
+"""For sending what the application has just finished."""
+OTHER_DESCRIPTORS = 128
+"""How many descriptors are left to everything but connections."""
+
+_seconds = number(0.01, LONGEST_TIMEOUT)
+
+
+class HttpHost:
+    """Serves a WSGI application over HTTP/1.1.
+
+    Threads: ``mcp-http-<port>`` accepts, reads and parses; up to ``threads`` workers, ``mcp-http-<port>-<n>``, call the
+    application, and each stream keeps one of them. ``run`` blocks until ``close``; ``close`` until all have ended, at
+    most until its deadline. What runs then is not interrupted: it finds the client gone (``hosts.client_gone``).
+    Locks: none of its own.
+
+    Args:
+        app: The WSGI application.
+        host: Where to listen: a name or an address; empty means everywhere.
+        port: Where to listen; 0 means any that is free (``url`` tells which).
+        threads: How many requests are answered at once, streams included; more wait.
+        max_body_size: Bytes; a larger request gets 413.
+        max_connections: How many there may be, as far as the process may have descriptors; then those give way that
+            have been silent longest. ``ulimit -n`` tells.
+        request_timeout: Seconds for a whole request to arrive; who is slower is cut off.
+        idle_timeout: Seconds that a client may be silent between two requests, or take nothing of a response.
+        on_close: Called first when the host closes, with the time there is: ends what goes on, so that answers can
+            still be sent.
+
+    Raises:
+        ImportError: The library waitress is missing; it names the extra.
+        TypeError: A value has the wrong type.
+        ValueError: A value is out of range.
+    """
+
+    def __init__(
+        self,
+        app: Callable[..., Iterable[bytes]],
+        host: str = "127.0.0.1",
+        port: int = 8000,
+        *,
+        threads: int = 64,
+        max_body_size: int = 16 << 20,
+        max_connections: int = 1000,
+        request_timeout: float = 60.0,
+        idle_timeout: float = 60.0,
+        on_close: Callable[[Deadline], object] | None = None,
+    ) -> None:
+        if not callable(app):
+            raise TypeError(f"app must be a WSGI application, not {type(app).__name__}")
+        self._make = _web_server()
+        self._app = app
+        self._host, self._port = host, within(0, 65535)("port", port)
+        self._options: dict[str, Any] = {
+            "threads": whole(1)("threads", threads),
+            "max_body_size": whole(0)("max_body_size", max_body_size),
+            "max_connections": min(whole(1)("max_connections", max_connections), _most_connections()),
+            "request_timeout": _seconds("request_timeout", request_timeout),
+            "idle_timeout": _seconds("idle_timeout", idle_timeout),
+        }
+        self._on_close = on_close
+        self._server: WebServer | None = None
+        self._main: threading.Thread | None = None
+        self._workers = Workers("", 1)
+        self._closing = self._ending = False
+        self._quiet = threading.Event()
+        self._over = threading.Event()
+        self._failure: BaseException | None = None
+        self._closed_properly: Callable[[], None] = _nothing
+
+    def __repr__(self) -> str:
+        return f"<HttpHost {self.url}{' closed' if self.over else ''}>"
+
+    def __enter__(self) -> HttpHost:
+        self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close(Deadline(CLOSE_SECONDS))
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where it listens: host and port."""
+        return self._host, self._port
+
+    @property
+    def url(self) -> str:
+        """Where clients connect to, without a path."""
+        return f"http://{f'[{self._host}]' if ':' in self._host else self._host}:{self._port}"
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing is served any more."""
+        return self._over.is_set()
+
+    # -- beginning and end --------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Serve until ``close`` is called, or Ctrl-C comes, which closes everything; then it returns.
+
+        Signals are left alone: SIGTERM ends the process, unless the program decides otherwise.
+
+        Raises:
+            OSError: Nobody can listen there.
+            RuntimeError: It was started before.
+        """
+        try:
+            self.start()
+            await_event(self._over)
+        except KeyboardInterrupt:
+            log.info("interrupted; closing %s", self.url)
+        finally:
+            self.close(Deadline(CLOSE_SECONDS))
+        if self._failure is not None:
+            raise RuntimeError(f"{self!r} broke down") from self._failure
+
+    def start(self) -> None:
+        """Serve from now on, and return.
+
+        Raises:
+            OSError: Nobody can listen there.
+            RuntimeError: It was started before, or there can be no more threads.
+        """
+        if self._server is not None or self._closing:
+            raise RuntimeError(f"{self!r} was started before")
+        listener = self._listener()
+        host, self._port = listener.getsockname()[:2]
+        self._host = self._host or host
+        name = f"mcp-http-{self._port}"
+        most = self._options["max_connections"]
+        self._workers = Workers(name, self._options["threads"], backlog=2 * most)
+        self._server = self._make(self._app, listener, self._workers, **self._options)
+        tell_of_forks(self)
+        self._closed_properly = close_at_exit(self)
+        try:
+            self._main = start_thread(name, self._serve, self._server)
+        except BaseException:
+            self._server.end()
+            self._over.set()
+            raise
+        log.info("listening at %s", self.url)
+
+    def hang_up(self, deadline: Deadline) -> None:
+        """Begin to end every connection, and wait for nothing."""
+        self._closing = self._ending = True
+        if self._server is not None:
+            self._server.pull_trigger()
+
+    def close(self, deadline: Deadline) -> None:
+        """Let nobody in any more, end every connection, give the port back. Idempotent, from any thread.
+
+        Args:
+            deadline: Until when to wait for the application; a thread that it keeps longer is logged by name.
+        """
+        self._closing = True
+        if self._server is not None and not self.over:
+            self._server.pull_trigger()
+            self._part(deadline)
+        self.hang_up(deadline)
+        join(self._main, deadline)
+        self._workers.close(deadline)
+        self._closed_properly()
+        self._over.set()
+
+    def forked(self) -> None:
+        """In a forked child: it is the parent's; give back the copies of its descriptors."""
+        self._closing = self._ending = True
+        self._workers.forked()
+        if self._server is not None:
+            self._server.disown()
+        self._server = self._main = None
+        self._over.set()
+
+    def _part(self, deadline: Deadline) -> None:
+        """Have the application end what goes on, and the last answers sent."""
+        if self._on_close is None:
+            return
+        try:
+            self._on_close(deadline.sooner(deadline.remaining / 2))
+        except Exception:
+            log.exception("the application of %s did not close", self.url)
+        await_event(self._quiet, deadline.sooner(PARTING_SECONDS).remaining)
+
+    # -- serving ------------------------------------------------------------------------------------------------------
+
+    def _listener(self) -> socket.socket:
+        family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
+        try:
+            return socket.create_server((self._host, self._port), family=family, backlog=LISTEN_BACKLOG)
+        except OSError as error:
+            raise type(error)(error.errno, f"cannot serve at {self.url}: {error.strerror}") from error
+
+    def _serve(self, server: WebServer) -> None:
+        """Run the web server; on its thread."""
+        try:
+            while not self._closing:
+                server.turn()
+            server.stop_accepting()
+            while not self._ending:
+                if not server.is_busy:
+                    self._quiet.set()
+                server.turn()
+        except BaseException as error:
+            self._failure = error
+            log.exception("%r broke down", self)
+        finally:
+            server.end()
+            self._quiet.set()
+            self._over.set()
+
+
+def _web_server() -> type[WebServer]:
+    try:
+        from .waitress_parts import WebServer
+    except ImportError as error:
+        text = "a web server needs waitress: pip install 'mcp-sync-transports[server]'"
+        raise ImportError(text, name="waitress") from error
+    return WebServer
+
+
+def _most_connections() -> int:
+    """Return how many connections this process may have; accepting without descriptors would fail again and again."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 500
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return 1 << 20 if most == resource.RLIM_INFINITY else max(1, most - OTHER_DESCRIPTORS)
+
+
+def _nothing() -> None:
+    """Do nothing."""

@@ -1,0 +1,387 @@
+"""Sessions: the handshake era over HTTP (2025-03-26 to 2025-11-25): who has greeted us, and their open streams.
+
+What has to outlive one HTTP request is in a SessionStore: who the client is, what it subscribed to, the events of its
+streams. With a store that processes share, each request of a session may come to another of them: an answer to a
+question, or a cancel, that comes to the wrong one is broadcast.
+
+Source: basic/transports (session management, resumability, 2025-11-25), utilities/{cancellation,logging}.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import secrets
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, InvalidStateError
+from concurrent.futures import TimeoutError as FutureTimeout
+from typing import TYPE_CHECKING, Any
+
+from ..deadlines import Deadline
+from ..exceptions import JSONRPCError, MCPConnectionError, MCPTimeoutError
+from ..protocol.eras import HANDSHAKE_VERSIONS
+from ..protocol.messages import INVALID_PARAMS, Failure, Notification, Request, RequestId, Result, encode
+from .answering import checked_level
+from .calls import Asker, Wire
+from .exchange import Exchange
+from .hub import Notice, is_at_or_below
+from .stores import Gone, SessionStore
+from .streams import Outbox, event
+
+if TYPE_CHECKING:
+    from .app import Server
+
+log = logging.getLogger("mcp_sync")
+
+KIND = "session"
+UNASKED = "get"
+"""The stream of what is said without being asked: that of a plain GET."""
+FIRST_LEVEL = "info"
+MAX_SUBSCRIPTIONS = 1000
+SLICE_SECONDS = 1.0
+"""How often one who waits for a client's answer looks whether its session still exists."""
+PRIMED_SINCE = HANDSHAKE_VERSIONS.index("2025-11-25")
+
+
+class SessionExchange(Exchange):
+    """One request of a session: what it says can be asked for again, and it can ask the client."""
+
+    asks = True
+
+    def __init__(self, sessions: Sessions, session_id: str, version: str) -> None:
+        stream = secrets.token_hex(8)
+
+        def record(data: bytes, last: bool) -> str | None:
+            return sessions.record(session_id, stream, data, last)
+
+        super().__init__(record, primes=HANDSHAKE_VERSIONS.index(version) >= PRIMED_SINCE)
+        self._sessions = sessions
+        self._session_id = session_id
+
+    def ask(self, questions: Mapping[str, Wire], deadline: Deadline) -> dict[str, dict[str, Any]]:
+        """Ask the client on the stream of its request; the answers come with other requests."""
+        return self._sessions.ask(self, self._session_id, questions, deadline)
+
+
+class Unasked:
+    """The stream of one session for what is said without being asked. It is a Listener of the server's Hub."""
+
+    def __init__(self, sessions: Sessions, session_id: str) -> None:
+        self.outbox = Outbox()
+        self._sessions = sessions
+        self._session_id = session_id
+
+    @property
+    def over(self) -> bool:
+        """Whether nobody reads it any more."""
+        return self.outbox.over
+
+    def tell(self, notice: Notice) -> None:
+        """Hear of a change."""
+        watched = self._sessions.watched(self._session_id)
+        if watched is None:
+            self.outbox.end()
+        elif notice.what != "task" and (notice.what != "resource" or _watches(watched, notice.uri)):
+            message = Notification(notice.method, notice.params or None)
+            data = encode(message)
+            self.outbox.put_now(event(data, self._sessions.record(self._session_id, UNASKED, data, False)))
+
+
+def _watches(watched: list[str], uri: str) -> bool:
+    return any(is_at_or_below(uri, one) for one in watched)
+
+
+class Sessions:
+    """The sessions of one application in this process.
+
+    Locks: ``_lock``, held for a few instructions.
+
+    Args:
+        server: The server.
+        store: Where sessions are kept.
+        seconds: How long one may be idle.
+        most: How many there may be at once; 0: any number.
+        most_per_principal: How many one principal may have; 0: any number.
+    """
+
+    def __init__(
+        self, server: Server, store: SessionStore, seconds: float, most: int, most_per_principal: int
+    ) -> None:
+        self._server = server
+        self.store = store
+        self._seconds = seconds
+        self._most = most
+        self._most_per_principal = most_per_principal
+        self._stop_listening: Callable[[], None] | None = None
+        self.forked()
+
+    def forked(self) -> None:
+        """Be as new: at first, and in a forked child."""
+        self._lock = threading.Lock()  # guards _running, _waiting, _streams, _stop_listening
+        self._running: dict[tuple[str, RequestId], Exchange] = {}
+        self._waiting: dict[tuple[str, str], Future[dict[str, Any]]] = {}
+        self._streams: dict[str, Unasked] = {}
+        self._stop_listening = None
+
+    # -- the sessions -------------------------------------------------------------------------------------------------
+
+    def begin(self, asker: Asker) -> str | None:
+        """Begin a session, and return its id; None: there are too many."""
+        self._listen()
+        session_id = secrets.token_urlsafe(32)
+        value: dict[str, Any] = {
+            "version": asker.version,
+            "info": dict(asker.info),
+            "capabilities": dict(asker.capabilities),
+            "principal": asker.principal,
+            "level": FIRST_LEVEL,
+            "watched": [],
+        }
+        caps = {"most": self._most, "most_per_owner": self._most_per_principal if asker.principal else 0}
+        made = self.store.create(KIND, session_id, value, self._seconds, owner=asker.principal or "", **caps)
+        return session_id if made else None
+
+    def find(self, session_id: str, headers: Mapping[str, str], principal: str | None) -> Asker | None:
+        """Return who has this session; None: nobody has, or somebody else."""
+        self._listen()  # an answer or a cancel of its client may come to another process
+        value = self.store.load(KIND, session_id)
+        if value is None or value["principal"] != principal:
+            return None
+        return Asker(
+            value["version"],
+            False,
+            value["info"],
+            value["capabilities"],
+            headers,
+            principal,
+            session_id,
+            value["level"],
+        )
+
+    def touch(self, session_id: str) -> bool:
+        """Let its idle time begin anew; False: it is over."""
+        return self.store.load(KIND, session_id) is not None
+
+    def end(self, session_id: str) -> None:
+        """End a session, its streams, and what is asked of its client."""
+        self.store.drop(KIND, session_id)
+        self._tell_others({"ended": session_id})
+        self._ended(session_id)
+
+    def _ended(self, session_id: str) -> None:
+        with self._lock:
+            stream = self._streams.pop(session_id, None)
+            futures = [future for (owner, _), future in self._waiting.items() if owner == session_id]
+        if stream is not None:
+            stream.outbox.end()
+        for future in futures:
+            _fail(future, MCPConnectionError("the client has ended its session"))
+
+    def watched(self, session_id: str) -> list[str] | None:
+        """Return the resources that a session subscribed to; None: it is over."""
+        value = self.store.load(KIND, session_id)
+        return None if value is None else value["watched"]
+
+    # -- methods that change a session --------------------------------------------------------------------------------
+
+    def own_answer(self, request: Request, session_id: str) -> dict[str, Any] | None:
+        """Return the result of a method that only changes the session; None: it is no such method.
+
+        Raises:
+            JSONRPCError: The params are not valid.
+        """
+        params = request.params or {}
+        if request.method == "logging/setLevel":
+            self._change(session_id, level=checked_level(params))
+        elif request.method == "resources/subscribe":
+            self._watch(session_id, self._server.checked_uri(params))
+        elif request.method == "resources/unsubscribe":
+            self._unwatch(session_id, self._server.checked_uri(params))
+        else:
+            return None
+        return {}
+
+    def _change(self, session_id: str, **changes: Any) -> None:
+        self.store.update(KIND, session_id, lambda value: {**value, **changes})
+
+    def _watch(self, session_id: str, uri: str) -> None:
+        def watch(value: dict[str, Any]) -> dict[str, Any] | None:
+            if uri in value["watched"]:
+                return None
+            if len(value["watched"]) >= MAX_SUBSCRIPTIONS:
+                raise JSONRPCError(INVALID_PARAMS, f"more than {MAX_SUBSCRIPTIONS} resources are subscribed to")
+            return {**value, "watched": [*value["watched"], uri]}
+
+        self.store.update(KIND, session_id, watch)
+
+    def _unwatch(self, session_id: str, uri: str) -> None:
+        def unwatch(value: dict[str, Any]) -> dict[str, Any]:
+            return {**value, "watched": [one for one in value["watched"] if one != uri]}
+
+        self.store.update(KIND, session_id, unwatch)
+
+    # -- events -------------------------------------------------------------------------------------------------------
+
+    def record(self, session_id: str, stream: str, data: bytes, last: bool) -> str | None:
+        """Keep an event of a stream; returns its id, or None: the session is over."""
+        try:
+            return self.store.append(KIND, session_id, stream, data, last=last)
+        except Gone:
+            return None
+
+    def open_stream(self, session_id: str) -> Unasked:
+        """Open the stream for what is said unasked; one that is open already ends: its client has lost it."""
+        stream = Unasked(self, session_id)
+        with self._lock:
+            before, self._streams[session_id] = self._streams.get(session_id), stream
+        if before is not None:
+            before.outbox.end()
+        self._server.hub.join(stream)
+        return stream
+
+    def close_stream(self, session_id: str, stream: Unasked) -> None:
+        """Take note that a stream is read no more."""
+        self._server.hub.leave(stream)
+        with self._lock:
+            if self._streams.get(session_id) is stream:
+                del self._streams[session_id]
+
+    def close(self) -> None:
+        """End all streams that are open here."""
+        with self._lock:
+            streams, self._streams = list(self._streams.values()), {}
+            stop, self._stop_listening = self._stop_listening, None
+        for stream in streams:
+            stream.outbox.end()
+        if stop is not None:
+            stop()
+
+    # -- requests that are being answered -----------------------------------------------------------------------------
+
+    def enter(self, session_id: str, request_id: RequestId, exchange: Exchange) -> bool:
+        """Take note that a request is being answered; False: one with this id is already."""
+        with self._lock:
+            return self._running.setdefault((session_id, request_id), exchange) is exchange
+
+    def leave(self, session_id: str, request_id: RequestId) -> None:
+        """Take note that it is no more."""
+        with self._lock:
+            self._running.pop((session_id, request_id), None)
+
+    def told(self, session_id: str, notification: Notification) -> None:
+        """Take in a notification of the client."""
+        request_id = (notification.params or {}).get("requestId")
+        if notification.method != "notifications/cancelled" or type(request_id) not in (int, str):
+            return
+        if not self._cancelled(session_id, request_id):  # type: ignore[arg-type]  # the line above said so
+            self._tell_others({"cancelled": session_id, "request": request_id})
+
+    def _cancelled(self, session_id: str, request_id: RequestId) -> bool:
+        with self._lock:
+            exchange = self._running.get((session_id, request_id))
+        if exchange is None:
+            return False
+        exchange.withdrawn.set()
+        exchange.finish(None, 202)
+        return True
+
+    # -- questions to the client --------------------------------------------------------------------------------------
+
+    def ask(
+        self, exchange: Exchange, session_id: str, questions: Mapping[str, Wire], deadline: Deadline
+    ) -> dict[str, dict[str, Any]]:
+        """Ask the client on the stream of one of its requests, and wait for the answers; raises as Link.ask."""
+        asked = {key: (secrets.token_urlsafe(12), Future[dict[str, Any]]()) for key in questions}
+        with self._lock:
+            self._waiting |= {(session_id, question_id): future for question_id, future in asked.values()}
+        try:
+            for key, (question_id, _) in asked.items():
+                exchange.say(Request(question_id, questions[key]["method"], dict(questions[key]["params"])))
+            return {key: self._awaited(future, exchange, session_id, deadline) for key, (_, future) in asked.items()}
+        finally:
+            with self._lock:
+                for question_id, _ in asked.values():
+                    del self._waiting[session_id, question_id]
+
+    def _awaited(
+        self, future: Future[dict[str, Any]], exchange: Exchange, session_id: str, deadline: Deadline
+    ) -> dict[str, Any]:
+        while True:
+            try:
+                return future.result(min(SLICE_SECONDS, deadline.remaining))
+            except FutureTimeout:
+                if future.done():
+                    raise
+            if exchange.withdrawn.is_set():
+                raise MCPConnectionError("the client has withdrawn its request")
+            if not self.touch(session_id):
+                raise MCPConnectionError("the client's session is over")
+            if deadline.expired:
+                raise MCPTimeoutError(f"the client has not answered within {deadline.limit:g} s")
+
+    def answered(self, session_id: str, message: Result | Failure) -> None:
+        """Take in an answer of the client."""
+        if not self._resolve(session_id, message.id, message):
+            answer = {"result": message.result} if isinstance(message, Result) else message.as_dict()
+            self._tell_others({"answered": session_id, "id": message.id, **answer})
+
+    def _resolve(self, session_id: str, question_id: RequestId | None, message: Result | Failure) -> bool:
+        with self._lock:
+            future = self._waiting.get((session_id, str(question_id)))
+        if future is None:
+            return False
+        if isinstance(message, Result):
+            _settle(future, message.result)
+        else:
+            _fail(future, JSONRPCError(message.code, message.message, message.data))
+        return True
+
+    # -- other processes ----------------------------------------------------------------------------------------------
+
+    def _listen(self) -> None:
+        if not self.store.shared or self._stop_listening is not None:
+            return
+        with self._lock:
+            if self._stop_listening is None:
+                self._stop_listening = self.store.listen(self._heard)
+
+    def _tell_others(self, news: Mapping[str, Any]) -> None:
+        if self.store.shared:
+            self.store.broadcast(json.dumps(news).encode())
+
+    def _heard(self, data: bytes) -> None:
+        news = json.loads(data)
+        if "notice" in news:
+            self._server.hub.deliver(Notice.decode(news["notice"].encode()))
+        elif "ended" in news:
+            self._ended(news["ended"])
+        elif "cancelled" in news:
+            self._cancelled(news["cancelled"], news["request"])
+        elif "answered" in news:
+            error = news.get("error")
+            message: Result | Failure = (
+                Result(news["id"], news["result"])
+                if error is None
+                else Failure(news["id"], error["code"], error["message"], error.get("data"))
+            )
+            self._resolve(news["answered"], news["id"], message)
+
+    def relay(self, notice: Notice) -> None:
+        """Tell all processes of a change, this one included."""
+        self._listen()
+        self.store.broadcast(json.dumps({"notice": notice.encode().decode()}).encode())
+
+
+def _settle(future: Future[dict[str, Any]], result: dict[str, Any]) -> None:
+    try:
+        future.set_result(result)
+    except InvalidStateError:
+        pass  # it was answered twice
+
+
+def _fail(future: Future[dict[str, Any]], error: Exception) -> None:
+    try:
+        future.set_exception(error)
+    except InvalidStateError:
+        pass  # it was answered before

@@ -1,0 +1,336 @@
+"""Tasks: calls that go on in the background: the answer is a task, which the client asks about until it is done.
+
+The extension ``io.modelcontextprotocol/tasks`` of the stateless era. What is known of a task is in a store, which
+processes may share; it runs in the process that started it.
+
+Source: ext-tasks specification (SEP-2663).
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+from collections.abc import Callable, Mapping
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
+
+from ..deadlines import Deadline
+from ..engine.dispatch import Crew
+from ..engine.interrupts import await_event
+from ..engine.lifetimes import tell_of_forks
+from ..exceptions import JSONRPCError, MCPConnectionError, MCPTimeoutError
+from ..protocol.eras import TASKS_EXTENSION
+from ..protocol.messages import INTERNAL_ERROR, INVALID_PARAMS, MISSING_CAPABILITY
+from .calls import Asker, Call, InputRequired, Link, TaskStarted, Wire, Withdrawn
+from .hub import Notice
+from .stores import MemorySessionStore, SessionStore
+
+if TYPE_CHECKING:
+    from .app import Server
+    from .context import Context
+
+log = logging.getLogger("mcp_sync")
+
+KIND = "task"
+TERMINAL = frozenset({"completed", "failed", "cancelled"})
+TTL_SECONDS = 3600.0
+POLL_SECONDS = 0.5
+MAX_TASKS = 1000
+MAX_RUNNING = 64
+SLICE_SECONDS = 1.0
+"""How often a task that waits for its client looks into the store, in case that a notice was lost."""
+_PRIVATE = frozenset({"principal", "answers", "asked"})
+"""What a record has that no client is told."""
+
+
+class _TaskLink(Link):
+    """The way back from a task: there is no stream; questions wait until the client asks how it goes."""
+
+    asks = True
+
+    def __init__(self, tasks: Tasks, task_id: str) -> None:
+        super().__init__()
+        self._tasks = tasks
+        self._task_id = task_id
+        self.news = threading.Event()
+
+    def notify(self, method: str, params: Mapping[str, Any]) -> None:
+        """Keep what progress says in words as the state of the task; there is nowhere to send it to."""
+        message = params.get("message")
+        if method == "notifications/progress" and isinstance(message, str):
+            self._tasks.change(self._task_id, {"statusMessage": message})
+
+    def ask(self, questions: Mapping[str, Wire], deadline: Deadline) -> dict[str, dict[str, Any]]:
+        """Ask the client when it asks how the task goes; it answers by ``tasks/update``."""
+        return self._tasks.ask(self._task_id, self, questions, deadline)
+
+
+class Tasks:
+    """What runs in the background for a server. It is an Extension, and a Listener of its Hub.
+
+    Threads: ``mcp-task-<number>``, one for each task that runs.
+    Locks: ``_lock``, held for a few instructions.
+
+    Args:
+        server: The server.
+        ttl: Seconds for which a task is kept after it was last asked about.
+        poll_interval: Seconds after which a client should ask again.
+        max_tasks: How many may be kept.
+        max_running: How many may run at once in this process.
+    """
+
+    name = TASKS_EXTENSION
+
+    def __init__(
+        self,
+        server: Server,
+        *,
+        ttl: float = TTL_SECONDS,
+        poll_interval: float = POLL_SECONDS,
+        max_tasks: int = MAX_TASKS,
+        max_running: int = MAX_RUNNING,
+    ) -> None:
+        self._server = server
+        self._ttl = ttl
+        self._poll_interval = poll_interval
+        self._max_tasks = max_tasks
+        self._crew = Crew("mcp-task", max_running)
+        self._own = MemorySessionStore()
+        self._lock = threading.Lock()  # guards _links, _listens
+        self._links: dict[str, _TaskLink] = {}
+        self._listens = False
+        self.settings: Mapping[str, Any] = {}
+        self.methods = {"tasks/get": self._get, "tasks/update": self._update, "tasks/cancel": self._cancel}
+        tell_of_forks(self)
+
+    def forked(self) -> None:
+        """In a forked child: what runs, runs in the parent."""
+        self._lock = threading.Lock()  # guards as before
+        self._links = {}
+        self._listens = False
+        self._crew.forked()
+
+    def close(self, deadline: Deadline) -> None:
+        """Tell all tasks that run to stop, and wait for them."""
+        for link in list(self._links.values()):
+            link.withdrawn.set()
+            link.news.set()
+        self._crew.close(deadline)
+        self._crew.forked()
+
+    @property
+    def store(self) -> SessionStore:
+        """Where tasks are kept."""
+        return self._server.store or self._own
+
+    def known_to(self, asker: Asker) -> bool:
+        """Whether a client knows what a task is."""
+        extensions = asker.capabilities.get("extensions")
+        return asker.stateless and isinstance(extensions, Mapping) and isinstance(extensions.get(self.name), Mapping)
+
+    # -- running ------------------------------------------------------------------------------------------------------
+
+    def start(self, call: Call, run: Callable[[Context], dict[str, Any]]) -> TaskStarted:
+        """Begin a task.
+
+        Args:
+            call: What asked for it.
+            run: Returns the result of the call.
+
+        Raises:
+            JSONRPCError: There are too many.
+        """
+        self._listen()
+        task_id = secrets.token_urlsafe(24)
+        now = _now()
+        value = {
+            "taskId": task_id,
+            "status": "working",
+            "createdAt": now,
+            "lastUpdatedAt": now,
+            "ttlMs": round(self._ttl * 1000),
+            "pollIntervalMs": round(self._poll_interval * 1000),
+            "principal": call.asker.principal,
+            "answers": {},
+            "asked": 0,
+        }
+        owner = call.asker.principal or ""
+        if not self.store.create(KIND, task_id, value, self._ttl, owner=owner, most=self._max_tasks):
+            raise JSONRPCError(INTERNAL_ERROR, "there are too many tasks; try again later")
+        link = self._links[task_id] = _TaskLink(self, task_id)
+        if not self._crew.start(lambda: self._run(task_id, call, link, run)):
+            self._links.pop(task_id, None)
+            self.store.drop(KIND, task_id)
+            raise JSONRPCError(INTERNAL_ERROR, "too many tasks run already; try again later")
+        return TaskStarted({"resultType": "task", **_public(value)})
+
+    def _run(self, task_id: str, call: Call, link: _TaskLink, run: Callable[[Context], dict[str, Any]]) -> None:
+        from .context import Context
+
+        try:
+            self.change(task_id, self._outcome(lambda: run(Context(self._server, Call(call.request, call.asker, link), {}, {}))))
+        finally:
+            self._links.pop(task_id, None)
+
+    def _outcome(self, run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        try:
+            return {"status": "completed", "result": run()}
+        except JSONRPCError as error:
+            return {"status": "failed", "error": _as_dict(error)}
+        except Withdrawn:
+            return {"status": "cancelled"}
+        except InputRequired:  # a task can ask
+            return {"status": "failed", "error": _as_dict(JSONRPCError(INTERNAL_ERROR, "internal error"))}
+        except BaseException:
+            log.exception("a task failed")
+            return {"status": "failed", "error": _as_dict(JSONRPCError(INTERNAL_ERROR, "internal error"))}
+
+    def change(self, task_id: str, changes: Mapping[str, Any]) -> None:
+        """Change what is known of a task, unless it is over, and tell who listens."""
+
+        def changed(value: dict[str, Any]) -> dict[str, Any] | None:
+            if value["status"] in TERMINAL:
+                return None
+            over = {"inputRequests": None} if changes.get("status") in TERMINAL else {}
+            return {**value, **over, **changes, "lastUpdatedAt": _now()}
+
+        value = self.store.update(KIND, task_id, changed)
+        if value is not None:
+            self._tell(value)
+
+    def _tell(self, value: Mapping[str, Any]) -> None:
+        self._server.hub.publish(Notice("task", value["taskId"], _public(value)))
+
+    # -- asking -------------------------------------------------------------------------------------------------------
+
+    def ask(
+        self, task_id: str, link: _TaskLink, questions: Mapping[str, Wire], deadline: Deadline
+    ) -> dict[str, dict[str, Any]]:
+        """Put questions where ``tasks/get`` finds them, and wait for the answers; raises as Link.ask."""
+        keys = self._put(task_id, questions)
+        while True:
+            link.news.clear()
+            value = self.store.load(KIND, task_id)
+            if value is None or value["status"] in TERMINAL or link.withdrawn.is_set():
+                raise Withdrawn
+            if all(name in value["answers"] for name in keys.values()):
+                return self._answers(task_id, keys)
+            if deadline.expired:
+                raise MCPTimeoutError(f"the client has not answered within {deadline.limit:g} s")
+            await_event(link.news, min(SLICE_SECONDS, deadline.remaining))
+
+    def _put(self, task_id: str, questions: Mapping[str, Wire]) -> dict[str, str]:
+        keys: dict[str, str] = {}
+
+        def asked(value: dict[str, Any]) -> dict[str, Any] | None:
+            if value["status"] in TERMINAL:
+                return None
+            keys.clear()
+            taken = {*value["answers"], *(value.get("inputRequests") or {})}
+            for number, key in enumerate(questions, value["asked"] + 1):  # no key is used twice in a task's life
+                keys[key] = f"{key}-{number}" if key in taken else key
+            requests = {keys[key]: {"method": one["method"], "params": dict(one["params"])} for key, one in questions.items()}
+            known = {"status": "input_required", "inputRequests": {**(value.get("inputRequests") or {}), **requests}}
+            return {**value, **known, "asked": value["asked"] + len(questions), "lastUpdatedAt": _now()}
+
+        value = self.store.update(KIND, task_id, asked)
+        if value is None or value["status"] in TERMINAL:
+            raise Withdrawn
+        self._tell(value)
+        return keys
+
+    def _answers(self, task_id: str, keys: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+        def taken(value: dict[str, Any]) -> dict[str, Any]:
+            left = {name: one for name, one in (value.get("inputRequests") or {}).items() if name not in keys.values()}
+            status = value["status"] if left or value["status"] in TERMINAL else "working"
+            return {**value, "inputRequests": left or None, "status": status, "lastUpdatedAt": _now()}
+
+        value = self.store.update(KIND, task_id, taken)
+        if value is None:
+            raise MCPConnectionError("the task is no longer known")
+        self._tell(value)
+        return {key: value["answers"][name] for key, name in keys.items()}
+
+    # -- methods ------------------------------------------------------------------------------------------------------
+
+    def _found(self, call: Call) -> dict[str, Any]:
+        if not self.known_to(call.asker):
+            data: dict[str, Any] = {"requiredCapabilities": {"extensions": {self.name: {}}}}
+            raise JSONRPCError(MISSING_CAPABILITY, "the client has not declared that it knows tasks", data)
+        task_id = call.params.get("taskId")
+        value = self.store.load(KIND, task_id) if isinstance(task_id, str) and task_id else None
+        if value is None or value["principal"] != call.asker.principal:
+            raise JSONRPCError(INVALID_PARAMS, "there is no such task", {"taskId": task_id})
+        return value
+
+    def _get(self, call: Call) -> dict[str, Any]:
+        return _public(self._found(call))
+
+    def _update(self, call: Call) -> dict[str, Any]:
+        found = self._found(call)
+        responses = call.params.get("inputResponses")
+        if not isinstance(responses, Mapping) or not all(isinstance(one, Mapping) for one in responses.values()):
+            raise JSONRPCError(INVALID_PARAMS, "params.inputResponses must be an object of objects")
+
+        def answered(value: dict[str, Any]) -> dict[str, Any] | None:
+            asked = value.get("inputRequests") or {}
+            new = {key: one for key, one in responses.items() if key in asked and key not in value["answers"]}
+            return {**value, "answers": {**value["answers"], **new}} if new and value["status"] not in TERMINAL else None
+
+        value = self.store.update(KIND, found["taskId"], answered)
+        if value is not None:
+            self._server.hub.publish(Notice("task", value["taskId"], _public(value)))
+        return {}
+
+    def _cancel(self, call: Call) -> dict[str, Any]:
+        self.change(self._found(call)["taskId"], {"status": "cancelled"})
+        return {}
+
+    # -- notices ------------------------------------------------------------------------------------------------------
+
+    def heard_of(self, wanted: Any, asker: Asker) -> tuple[str, ...]:
+        """Return those tasks that a client may hear of, out of those that it wants to.
+
+        Raises:
+            ValueError: They are no ids of tasks.
+        """
+        ids = wanted.get("taskIds") if isinstance(wanted, Mapping) else None
+        if ids is None or not self.known_to(asker):
+            return ()
+        if not isinstance(ids, list) or not all(isinstance(one, str) for one in ids):
+            raise ValueError("params.notifications.taskIds must be an array of strings")
+        found = {one: self.store.load(KIND, one) for one in ids if one}
+        return tuple(one for one, value in found.items() if value and value["principal"] == asker.principal)
+
+    def _listen(self) -> None:
+        with self._lock:
+            joined, self._listens = self._listens, True
+        if not joined:
+            self._server.hub.join(self)
+
+    @property
+    def over(self) -> bool:
+        """Return False: it hears of everything."""
+        return False
+
+    def tell(self, notice: Notice) -> None:
+        """Hear of a task that was cancelled or answered, perhaps in another process."""
+        link = self._links.get(notice.uri) if notice.what == "task" else None
+        if link is not None:
+            if notice.body.get("status") == "cancelled":
+                link.withdrawn.set()
+            link.news.set()
+
+
+def _public(value: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: one for key, one in value.items() if key not in _PRIVATE and one is not None}
+
+
+def _as_dict(error: JSONRPCError) -> dict[str, Any]:
+    known = {"code": error.code, "message": error.message}
+    return known if error.data is None else {**known, "data": error.data}
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")

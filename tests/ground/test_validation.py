@@ -1,0 +1,100 @@
+"""JSON Schemas that somebody else wrote, and values to compare with them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from mcp_sync.models import dump, types
+from mcp_sync.validation import MOST_PROBLEMS, JSONSchema, Mismatch, path_text, shortened
+
+CITY = {"type": "object", "properties": {"name": {"type": "string"}, "size": {"minimum": 0}}, "required": ["name"]}
+
+
+def test_what_matches_passes() -> None:
+    schema = JSONSchema(CITY)
+    schema.check()
+    schema.compare({"name": "a", "size": 1})
+    assert schema.mismatches({"name": "a", "size": 1}) == []
+
+
+def test_what_does_not_match_is_told_with_its_place() -> None:
+    with pytest.raises(Mismatch, match="^name: 5 is not of type 'string'$") as caught:
+        JSONSchema(CITY).compare({"name": 5})
+    assert (caught.value.path, caught.value.json_path) == ("name", "$.name")
+    found = JSONSchema({"items": CITY}).mismatches([{"name": 5, "size": -1}, {}])
+    assert [str(one) for one in found] == [
+        "[0].name: 5 is not of type 'string'",
+        "[0].size: -1 is less than the minimum of 0",
+        "[1]: 'name' is a required property",
+    ]
+
+
+def test_of_a_choice_the_problem_that_says_most_is_told() -> None:
+    schema = JSONSchema({"anyOf": [{"type": "object", "properties": {"a": {"type": "integer"}}}, {"type": "null"}]})
+    [found] = schema.mismatches({"a": "x"})
+    assert str(found) == "a: 'x' is not of type 'integer'"
+
+
+def test_not_all_of_a_million_problems_are_told() -> None:
+    assert len(JSONSchema({"items": {"type": "string"}}).mismatches([1] * 1000)) == MOST_PROBLEMS
+
+
+def test_the_dialect_that_a_schema_names_is_the_one_that_counts() -> None:
+    draft7: dict[str, Any] = {"$schema": "http://json-schema.org/draft-07/schema#", "items": [{"type": "string"}]}
+    JSONSchema(draft7).compare(["a", 1])
+    with pytest.raises(Mismatch):
+        JSONSchema(draft7).compare([1])
+
+
+@pytest.mark.parametrize(
+    ("schema", "reason"),
+    [
+        ({"type": "thing"}, "'thing' is not valid under any of the given schemas"),
+        ({"$schema": "https://example.com/mine"}, "its dialect 'https://example.com/mine' is not supported"),
+        ({"$ref": "https://example.com/x"}, "its .ref 'https://example.com/x' leads nowhere; nothing is ever fetched"),
+        ({"properties": {"a": {"items": {"$ref": "#/none"}}}}, "its .ref '#/none' leads nowhere"),
+        ({"$dynamicRef": "#none"}, "its .ref '#none' leads nowhere"),
+    ],
+)
+def test_a_schema_that_cannot_be_used_is_told(schema: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        JSONSchema(schema).check()
+
+
+def test_paths_are_written_as_people_do() -> None:
+    assert path_text([]) == ""
+    assert path_text(["filters", 0, "name"]) == "filters[0].name"
+    assert path_text([0, "a"]) == "[0].a"
+    assert len(path_text(["x" * 1000])) == 80
+
+
+@pytest.mark.parametrize("value", ["x" * 1000, 10**1000, {"a": list(range(100))}, [[[[["x" * 50] * 9]]]], object()])
+def test_values_are_shortened(value: Any) -> None:
+    assert len(shortened(value)) <= 80
+
+
+def test_a_model_and_a_dict_go_on_the_wire() -> None:
+    assert dump(types.TextContent(text="a")) == {"type": "text", "text": "a"}
+    assert dump({"a": None}) == {"a": None}
+    with pytest.raises(TypeError, match="answer must be a dict or a model, not int"):
+        dump(5, "answer")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("module", "absent"),
+    [
+        ("mcp_sync", {"pydantic", "mcp_types", "jsonschema", "referencing"}),
+        ("mcp_sync.validation", {"pydantic", "mcp_types", "jsonschema", "referencing"}),
+        ("mcp_sync.models", {"jsonschema", "referencing"}),
+        ("mcp_sync.client.answers", {"jsonschema", "referencing"}),
+        ("mcp_sync.server.schema", {"jsonschema", "referencing"}),
+    ],
+)
+def test_libraries_are_imported_when_they_are_needed(module: str, absent: set[str]) -> None:
+    code = f"import {module}, sys; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
+    assert absent.isdisjoint(done.stdout.split())
