@@ -42,9 +42,11 @@ django.setup()
 
 from django.contrib.auth import authenticate, get_user_model  # noqa: E402
 from django.contrib.auth.models import AnonymousUser  # noqa: E402
+from django.core.cache import cache  # noqa: E402
 from django.db import connection, models  # noqa: E402
 from django.http import JsonResponse  # noqa: E402
 from django.urls import path  # noqa: E402
+from django.utils.crypto import salted_hmac  # noqa: E402
 
 from mcp_sync.server import Context, Server  # noqa: E402
 from mcp_sync.server.django import mcp_path  # noqa: E402
@@ -73,11 +75,18 @@ def user_of(header):
     scheme, _, credentials = header.partition(" ")
     if scheme.lower() != "basic":
         return None
+    key = salted_hmac("basic", header).hexdigest()
+    known = cache.get(key)  # to check a password takes a while, on purpose; a client logs in with every request
+    if known is not None:
+        return get_user_model().objects.filter(pk=known, is_active=True).first()
     try:
         name, _, password = base64.b64decode(credentials, validate=True).decode().partition(":")
     except (binascii.Error, UnicodeDecodeError):
         return None
-    return authenticate(username=name, password=password)
+    user = authenticate(username=name, password=password)
+    if user is not None:
+        cache.set(key, user.pk, timeout=60)
+    return user
 
 
 server = Server("library", version="1.0", instructions="Finds books.")

@@ -291,6 +291,10 @@ class Crew:
 
     Threads: ``<name>-<number>``, started on demand, retired when idle for a while.
     Locks: ``_lock``, held for a few instructions.
+
+    Args:
+        name: What the threads are called.
+        limit: How many jobs have a place; as many more may be at their end, having given theirs back.
     """
 
     def __init__(self, name: str, limit: int) -> None:
@@ -302,15 +306,17 @@ class Crew:
     def forked(self) -> None:
         """Be as new: at first, and in a forked child."""
         self._jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
-        self._lock = threading.Lock()  # guards _threads, _busy, _closed
+        self._lock = threading.Lock()  # guards _threads, _busy, _placed, _closed
         self._threads: set[threading.Thread] = set()
         self._busy = 0
+        self._placed = 0
+        self._holds = threading.local()
         self._closed = False
 
     def start(self, job: Job) -> bool:
         """Run the job now, or return False: the limit is reached, or the crew is closed."""
         with self._lock:
-            if self._closed or self._busy >= self._limit:
+            if self._closed or self._placed >= self._limit or self._busy >= 2 * self._limit:
                 return False
             if self._busy == len(self._threads):
                 try:
@@ -318,8 +324,19 @@ class Crew:
                 except RuntimeError:  # the interpreter is shutting down, or there can be no more threads
                     return False
             self._busy += 1
+            self._placed += 1
             self._jobs.put(job)
             return True
+
+    def give_place(self) -> None:
+        """Let another job have the place of the one that calls this, which has only to tell somebody that it is over.
+
+        Who hears that may come with the next job before this one has ended, and would be told no.
+        """
+        if getattr(self._holds, "place", False):
+            self._holds.place = False
+            with self._lock:
+                self._placed -= 1
 
     def close(self, deadline: Deadline) -> None:
         """Take no more jobs and wait for those that run."""
@@ -341,8 +358,10 @@ class Crew:
                 continue
             if job is _stop:
                 return
+            self._holds.place = True
             run_guarded(job)
             del job  # or the last job's objects would live as long as the idle worker
+            self.give_place()
             with self._lock:
                 self._busy -= 1
 

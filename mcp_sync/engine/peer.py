@@ -42,6 +42,7 @@ from ..protocol.messages import (
     Notification,
     Request,
     RequestId,
+    Result,
     encode,
 )
 from ..protocol.negotiation import Agreement
@@ -496,13 +497,13 @@ class Peer(Caller):
     # -- answering ----------------------------------------------------------------------------------------------------
 
     def _serve(self, request: Request) -> None:
+        incoming = Incoming(request)
+        with self._lock:
+            self._serving[request.id] = incoming
         handler = self._target()
         if handler is None or not handler.offers(request.method):  # which is not worth a thread
             self._refuse(request, METHOD_NOT_FOUND, f"{request.method:.80} is not offered")
             return
-        incoming = Incoming(request)
-        with self._lock:
-            self._serving[request.id] = incoming
         if not self._crew.start(lambda: self._answer(incoming)):
             with self._lock:
                 self._session.counters.requests_refused += 1
@@ -517,35 +518,55 @@ class Peer(Caller):
         try:
             result = handler.request(incoming)
         except JSONRPCError as error:
+            self._crew.give_place()
             self._refuse(request, error.code, error.message, error.data)
         except BaseException:  # whatever it is, the other side waits for an answer
             log.exception("the callback for %s failed", request.method)
-            self._refuse(request, INTERNAL_ERROR, f"the callback for {request.method} failed")
+            self._crew.give_place()
+            self._refuse(request, INTERNAL_ERROR, f"the callback for {request.method:.80} failed")
         else:
             if result is not None:
+                self._crew.give_place()  # first: who has the answer may ask again at once
                 self.give(request, result)
 
-    def give(self, request: Request, result: dict[str, Any]) -> None:
-        """Answer a request of the other side; unless it was withdrawn, or answered before."""
+    def give(self, request: Request, result: dict[str, Any], deadline: Deadline | None = None) -> None:
+        """Answer a request of the other side; unless it was withdrawn, or answered before.
+
+        Args:
+            request: The request.
+            result: The answer.
+            deadline: Until when to wait for the other side to read it; then it is left for the outlet.
+        """
         with self._lock:
-            self._serving.pop(request.id, None)
-            answer = self._session.answer(request.id, result)
+            answer = self._session.answer(request.id, result) if self._take(request) else None
         if answer is None:
             return
+        patience = deadline or Deadline(FLUSH_SECONDS * 5)
         try:
-            self._channel.send(answer, Deadline(FLUSH_SECONDS * 5))
+            self._flush_first(patience)
+            self._channel.send(answer, patience)
         except (LocalProtocolError, MessageTooLarge) as error:
             log.error("the callback for %s returned what cannot be sent: %s", request.method, error)
-            self._post_out(Failure(request.id, INTERNAL_ERROR, f"the callback for {request.method} failed"))
+            self._post_out(Failure(request.id, INTERNAL_ERROR, f"the callback for {request.method:.80} failed"))
+        except MCPTimeoutError as stuck:
+            if stuck.may_have_run is False:  # an answer is never dropped; what has begun to be written goes on
+                self._post_out(answer)
         except MCPError as error:
             self._feed.emit(Ignored(self.name, f"the answer to {request.method} could not be sent: {error}"))
 
     def _refuse(self, request: Request, code: int, message: str, data: Any = None) -> None:
         with self._lock:
-            self._serving.pop(request.id, None)
-            failure = self._session.refuse(request.id, code, message, data)
+            failure = self._session.refuse(request.id, code, message, data) if self._take(request) else None
         if failure is not None:
             self._post_out(failure)
+
+    def _take(self, request: Request) -> bool:
+        """Take a request out of those that are served; False: it was withdrawn, and its id may be that of another."""
+        incoming = self._serving.get(request.id)
+        if incoming is None or incoming.request is not request:
+            return False
+        del self._serving[request.id]
+        return True
 
     def _withdrawn(self, request_id: RequestId) -> None:
         with self._lock:
@@ -578,8 +599,17 @@ class Peer(Caller):
             self._flush_posted = False
         try:
             self._flush(Deadline(FLUSH_SECONDS))
+        except MCPTimeoutError as stuck:
+            self._feed.emit(Ignored(self.name, f"could not be sent yet: {stuck}"))
+            self._flush_again()
         except MCPError as error:
-            self._feed.emit(Ignored(self.name, f"could not be sent yet: {error}"))
+            self._feed.emit(Ignored(self.name, f"could not be sent: {error}"))
+
+    def _flush_again(self) -> None:
+        with self._lock:
+            posted, self._flush_posted = self._flush_posted or self._end is not None, True
+        if not posted:
+            self._outlet.post(self._flush_soon)
 
     def _flush_first(self, deadline: Deadline) -> None:
         """Send what is in the outbox before something else; of that, nothing is sent if this fails."""
@@ -600,12 +630,21 @@ class Peer(Caller):
                 self._outbox_bytes -= size
             try:
                 self._channel.send(message, deadline)
+            except MessageTooLarge as error:  # whose message that was, is not here to hear of it
+                log.error("%s: %s", self.name, error)
+                self._say_less(message)
             except MCPTimeoutError as stuck:
                 if stuck.may_have_run is False:
                     with self._lock:
                         self._outbox.appendleft((message, size))
                         self._outbox_bytes += size
                 raise
+
+    def _say_less(self, message: Message) -> None:
+        if isinstance(message, (Result, Failure)) and message.id is not None:
+            less = Failure(message.id, INTERNAL_ERROR, "the answer is too large to be sent")
+            if message != less:
+                self._post_out(less)
 
     # -- the end ------------------------------------------------------------------------------------------------------
 

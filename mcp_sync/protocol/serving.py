@@ -29,9 +29,7 @@ class ServerSession(Session[T]):
     """Who owes whom an answer, on a server: what cannot be read is answered, too."""
 
     def _malformed(self, message: Message) -> effects.Effect:
-        if not isinstance(message, Malformed):
-            return super()._malformed(message)
-        if message.answers is not None:
+        if not isinstance(message, Malformed) or message.answers in self._pending:
             return super()._malformed(message)
         self.counters.parse_errors += 1
         if message.asks is not None and message.asks in self._serving:

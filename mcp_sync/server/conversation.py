@@ -11,11 +11,11 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..deadlines import Deadline
-from ..engine.caller import Incoming, Question
+from ..engine.caller import CallFuture, Incoming, Question
 from ..engine.channel import Channel
 from ..engine.interrupts import await_event
 from ..engine.peer import Peer
-from ..exceptions import JSONRPCError, MCPError
+from ..exceptions import JSONRPCError, LocalProtocolError, MCPError, MessageTooLarge
 from ..policies import Limits
 from ..protocol.eras import ACKNOWLEDGED, Handshake
 from ..protocol.messages import INVALID_PARAMS, INVALID_REQUEST, Notification, Request, RequestId
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 SAY_SECONDS = 30.0
 """How long a notification waits for a client that does not read."""
+SLICE_SECONDS = 0.25
+"""How soon a function that asks the client notices that the client has withdrawn what it is about."""
 CLOSE_SECONDS = 2.0
 FIRST_LEVEL = "info"
 """The level of log messages until the client sets one (server/utilities/logging)."""
@@ -48,18 +50,26 @@ class _PeerLink(Link):
     def notify(self, method: str, params: Mapping[str, Any]) -> None:
         try:
             self._peer.notify(method, params, Deadline(SAY_SECONDS))
+        except (LocalProtocolError, MessageTooLarge):
+            raise  # which is the fault of who says it
         except MCPError:
             pass  # whoever wants the answer will find out by itself
 
     def ask(self, questions: Mapping[str, Wire], deadline: Deadline) -> dict[str, dict[str, Any]]:
-        if len(questions) == 1:
-            ((key, one),) = questions.items()
-            return {key: self._peer.call(Question(one["method"], one["params"]), deadline)}
-        futures = {
-            key: self._peer.submit(Question[Any](one["method"], one["params"]), deadline)
-            for key, one in questions.items()
-        }
-        return {key: future.result() for key, future in futures.items()}
+        futures: dict[str, CallFuture[dict[str, Any]]] = {}
+        try:
+            for key, one in questions.items():
+                futures[key] = self._peer.submit(Question[Any](one["method"], one["params"]), deadline)
+            return {key: self._awaited(future) for key, future in futures.items()}
+        finally:
+            for future in futures.values():  # the others, where one failed, or nobody wants any of them any more
+                future.cancel()
+
+    def _awaited(self, future: CallFuture[dict[str, Any]]) -> dict[str, Any]:
+        while not future.wait(SLICE_SECONDS):
+            if self.withdrawn.is_set():
+                raise Withdrawn
+        return future.raw()
 
 
 class _Subscription:
@@ -83,9 +93,9 @@ class _Subscription:
         if self.interest.wants(notice):
             self._peer.tell_soon(notice.method, self.interest.dressed(notice))
 
-    def end(self) -> None:
+    def end(self, deadline: Deadline) -> None:
         if not self.over:
-            self._peer.give(self.request, {"resultType": "complete", "_meta": self.interest.meta})
+            self._peer.give(self.request, {"resultType": "complete", "_meta": self.interest.meta}, deadline)
 
 
 class Conversation:
@@ -106,8 +116,9 @@ class Conversation:
         self._peer = Peer(channel, self, limits, ServerSession())
         self._headers: Mapping[str, str] = getattr(channel, "headers", {})
         self._principal: str | None = getattr(channel, "principal", None)
-        self._lock = threading.Lock()  # guards _asker, _watched, _subscriptions
+        self._lock = threading.Lock()  # guards _asker, _declared, _watched, _subscriptions
         self._asker: Asker | None = None
+        self._declared: frozenset[str] = frozenset()
         self._watched: frozenset[str] = frozenset()
         self._subscriptions: dict[RequestId, _Subscription] = {}
         self._ended = threading.Event()
@@ -135,7 +146,7 @@ class Conversation:
         with self._lock:
             subscriptions, self._subscriptions = list(self._subscriptions.values()), {}
         for subscription in subscriptions:
-            subscription.end()
+            subscription.end(deadline)
         self._peer.close(deadline)
         self._server.forget(self)
         self._ended.set()
@@ -159,7 +170,8 @@ class Conversation:
             return self._initialize(request)
         asker = self._asker
         if asker is None:
-            raise JSONRPCError(INVALID_REQUEST, f"{request.method:.80}: params._meta is missing; or send initialize first")
+            text = f"{request.method:.80}: params._meta is missing; or send initialize first"
+            raise JSONRPCError(INVALID_REQUEST, text)
         if request.method in self._own:
             return self._own[request.method](request)
         return self._answer(Call(request, asker, _PeerLink(self._peer, incoming.withdrawn, asks=True)))
@@ -186,7 +198,7 @@ class Conversation:
             log_level=FIRST_LEVEL,
         )
         with self._lock:
-            self._asker = asker
+            self._asker, self._declared = asker, frozenset(result["capabilities"])
         self._peer.agree(Agreement(Handshake(version), asker.info, asker.capabilities))
         return result
 
@@ -234,7 +246,9 @@ class Conversation:
         try:
             return self._server.answer(call)
         except Withdrawn:
-            return None  # which is what the client wants, too
+            if not call.link.withdrawn.is_set():  # somebody raised it who had no reason to, and an answer is due
+                raise
+            return None
 
     # -- Listener -----------------------------------------------------------------------------------------------------
 
@@ -246,16 +260,12 @@ class Conversation:
     def tell(self, notice: Notice) -> None:
         """Hear of a change: what the client subscribed to, and in the handshake era all lists."""
         with self._lock:
-            subscriptions, watched, greeted = list(self._subscriptions.values()), self._watched, self._asker is not None
+            subscriptions, watched, declared = list(self._subscriptions.values()), self._watched, self._declared
         for subscription in subscriptions:
             if not subscription.over:
                 subscription.tell(notice)
-        if greeted and self._concerns(notice, watched):
+        updated = notice.what == "resource" and any(is_at_or_below(notice.uri, uri) for uri in watched)
+        if updated or notice.what in declared:  # what was not declared has no changes (basic/lifecycle, operation)
             self._peer.tell_soon(notice.method, notice.params or None)
-
-    def _concerns(self, notice: Notice, watched: frozenset[str]) -> bool:
-        if notice.what == "resource":
-            return any(is_at_or_below(notice.uri, uri) for uri in watched)
-        return notice.what != "task"
 
 

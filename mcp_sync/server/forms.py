@@ -8,7 +8,7 @@ from typing import Any
 
 from ..models import TypeAdapter
 
-_PRIMITIVE = frozenset({"string", "number", "integer", "boolean", "array"})
+_PRIMITIVE = frozenset({"string", "number", "integer", "boolean"})
 
 
 @lru_cache(maxsize=256)
@@ -41,17 +41,22 @@ def _flat(name: str, field: dict[str, Any], definitions: Mapping[str, Any], kind
         if len(choices) == 1:
             rest = {k: v for k, v in field.items() if k != "anyOf" and not (k == "default" and v is None)}
             field = {**_flat(name, choices[0], definitions, kind), **rest}
-    if isinstance(field.get("items"), Mapping) and "$ref" in field["items"]:
+    if "const" in field:  # a choice of one
+        rest = {key: value for key, value in field.items() if key != "const"}
+        field = {"type": "string", **rest, "enum": [field["const"]]}
+    if isinstance(field.get("items"), Mapping):
         field = {**field, "items": _flat(name, dict(field["items"]), definitions, kind)}
-    if "const" in field and "type" not in field:
-        field = {"type": "string", "enum": [field["const"]]}
-    if field.get("type") not in _PRIMITIVE or (field["type"] == "array" and not _is_choice(field.get("items"))):
+    if not _is_fillable(field):
         raise TypeError(f"{kind!r:.80} makes no form: its field {name!r} is not text, a number, a choice or yes and no")
     return field
 
 
-def _is_choice(items: Any) -> bool:
-    return isinstance(items, Mapping) and ("enum" in items or "anyOf" in items)
+def _is_fillable(field: Mapping[str, Any]) -> bool:
+    if "enum" in field and field.get("type") != "string":
+        return False  # a choice is one of texts
+    if field.get("type") == "array":
+        return isinstance(field.get("items"), Mapping) and "enum" in field["items"]
+    return field.get("type") in _PRIMITIVE
 
 
 def as_type(kind: Any, content: Mapping[str, Any]) -> Any:

@@ -334,9 +334,7 @@ def make_prompt(
     Raises:
         TypeError: The function has no schema.
     """
-    name = _name_of(function) if name is None else name
-    if not isinstance(name, str) or not name:
-        raise TypeError(f"{named(function)}: name must be a str that is not empty, not {name!r:.80}")
+    name = _checked_text(_name_of(function) if name is None else name, function)
     signature = Signature(function, what=f"prompt {name!r:.100} ({named(function)})", context=Context, texts=True)
     arguments = [
         definition(name=parameter.name, description=parameter.description or None, required=parameter.required)
@@ -351,6 +349,12 @@ def make_prompt(
         _meta=meta,
     )
     return Prompt(name, signature, listed)
+
+
+def _checked_text(name: object, function: object) -> str:
+    if not isinstance(name, str) or not name:
+        raise TypeError(f"{named(function)}: name must be a str that is not empty, not {name!r:.80}")
+    return name
 
 
 @dataclass(frozen=True)

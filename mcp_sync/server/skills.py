@@ -16,10 +16,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, unquote
 
-from ..exceptions import JSONRPCError
+from ..exceptions import JSONRPCError, LocalProtocolError
 from ..protocol.eras import META
-from ..protocol.messages import INVALID_PARAMS
+from ..protocol.messages import INVALID_PARAMS, encode
 from .calls import Call
 
 if TYPE_CHECKING:
@@ -53,13 +54,17 @@ class Skill:
         """The URI of its folder."""
         return f"skill://{self.name}"
 
+    def uri_of(self, path: str) -> str:
+        """Return the URI of one of its files."""
+        return f"{self.uri}/{quote(path)}"
+
     def entry(self) -> dict[str, Any]:
         """Return what ``skills/list`` says of it."""
         resources = [
-            {"uri": f"{self.uri}/{path}", "digest": f"sha256:{hashlib.sha256(data).hexdigest()}", "size": len(data)}
+            {"uri": self.uri_of(path), "digest": f"sha256:{hashlib.sha256(data).hexdigest()}", "size": len(data)}
             for path, data in self.files.items()
         ]
-        return {"uri": f"{self.uri}/{MANIFEST}", "frontmatter": dict(self.frontmatter), "resources": resources}
+        return {"uri": self.uri_of(MANIFEST), "frontmatter": dict(self.frontmatter), "resources": resources}
 
 
 class Skills:
@@ -94,6 +99,7 @@ class Skills:
         for skill in skills:
             if skill.name in self._skills:
                 raise ValueError(f"{folder}: there is a skill {skill.name!r} already")
+        for skill in skills:
             self._skills = {**self._skills, skill.name: skill}
             self._offer(skill)
 
@@ -102,9 +108,9 @@ class Skills:
             own = {"name": f"{skill.name}/{path}"}
             if path == MANIFEST:
                 own = {"name": str(skill.frontmatter["name"]), "description": str(skill.frontmatter["description"])}
-            kind = "text/markdown" if path.endswith(".md") else mimetypes.guess_type(path)[0]
-            content = _as_text(data) if kind is None or kind.startswith("text/") else data
-            self._server.add_resource(f"{skill.uri}/{path}", content, mime_type=kind, size=len(data), **own)
+            kind = _kind_of(path)
+            content = _as_told(data) if kind is None or kind.startswith("text/") else data
+            self._server.add_resource(skill.uri_of(path), content, mime_type=kind, size=len(data), **own)
 
     def _list(self, call: Call) -> dict[str, Any]:
         if call.params.get("cursor") is not None:
@@ -114,7 +120,7 @@ class Skills:
     def _get(self, call: Call) -> dict[str, Any]:
         uri = call.params.get("uri")
         for skill in self._skills.values():
-            if uri == f"{skill.uri}/{MANIFEST}":
+            if uri == skill.uri_of(MANIFEST):
                 return {"skill": skill.entry(), **self._server.caching}
         raise JSONRPCError(INVALID_PARAMS, f"there is no skill {uri!r:.200}", {"uri": uri})
 
@@ -133,19 +139,31 @@ class Skills:
 def _children(skill: Skill, folder: str) -> Iterator[dict[str, Any]]:
     seen = set()
     for path, data in skill.files.items():
-        uri = f"{skill.uri}/{path}"
+        uri = skill.uri_of(path)
         if not uri.startswith(f"{folder}/"):
             continue
         first, slash, _ = uri[len(folder) + 1 :].partition("/")
         if first in seen:
             continue
         seen.add(first)
-        child: dict[str, Any] = {"uri": f"{folder}/{first}", "name": first}
+        child: dict[str, Any] = {"uri": f"{folder}/{first}", "name": unquote(first)}
         if slash:
             yield {**child, "mimeType": FOLDER_TYPE}
         else:
-            kind = "text/markdown" if first.endswith(".md") else mimetypes.guess_type(first)[0]
+            kind = _kind_of(path)
             yield {**child, **({"mimeType": kind} if kind else {}), "size": len(data)}
+
+
+def _kind_of(path: str) -> str | None:
+    return "text/markdown" if path.endswith(".md") else mimetypes.guess_type(path)[0]
+
+
+def _as_told(data: bytes) -> str | bytes:
+    """Return text where it is some; what is none stays what it is, or it would not have the digest that is listed."""
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        return data
 
 
 def read_skill(folder: Path) -> Skill:
@@ -155,6 +173,8 @@ def read_skill(folder: Path) -> Skill:
         ValueError: It is not valid; the text names the file.
     """
     files = dict(_files(folder))
+    if MANIFEST not in files:
+        raise ValueError(f"{folder / MANIFEST} leads out of its folder")
     frontmatter = _frontmatter(folder / MANIFEST, files[MANIFEST])
     name = frontmatter.get("name")
     if not isinstance(name, str) or not _SKILL_NAME.fullmatch(name) or len(name) > 64:
@@ -182,7 +202,8 @@ def _files(folder: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def _frontmatter(path: Path, data: bytes) -> dict[str, Any]:
-    found = _FRONTMATTER.match(_as_text(data))
+    text = _as_told(data)
+    found = _FRONTMATTER.match(text) if isinstance(text, str) else None
     if found is None:
         raise ValueError(f"{path}: it does not begin with YAML between two lines of ---")
     try:
@@ -196,6 +217,10 @@ def _frontmatter(path: Path, data: bytes) -> dict[str, Any]:
         raise ValueError(f"{path}: {error}") from None
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise ValueError(f"{path}: what stands between the --- is no mapping")
+    try:
+        encode(content)
+    except LocalProtocolError as flaw:
+        raise ValueError(f"{path}: what stands between the --- is more than JSON can say: {flaw}") from None
     return content
 
 
@@ -210,7 +235,3 @@ def _plain_loader(yaml: Any) -> Any:
         for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
     return PlainLoader
-
-
-def _as_text(data: bytes) -> str:
-    return data.decode("utf-8", "replace")

@@ -83,8 +83,9 @@ class Debts:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()  # guards _owed, _creditors_wait
+        self._lock = threading.Lock()  # guards _owed, _on_their_way, _creditors_wait
         self._owed: Counter[RequestId | None] = Counter()
+        self._on_their_way = 0
         self._creditors_wait = False
         self._settled = threading.Event()
 
@@ -103,12 +104,26 @@ class Debts:
             for item in message.messages:
                 self.received(item)
 
-    def sent(self, message: Message | Mapping[str, Any]) -> None:
-        """Take note of what was said to the client, or never will be."""
+    def answering(self, message: Message | Mapping[str, Any]) -> bool:
+        """Take note of what is about to be said to the client; True: it answers something, so call ``answered`` next.
+
+        From now on the id may be used again, for the client may have the answer before we know that it was sent.
+        """
         if isinstance(message, (Result, Failure)):
             self._pay(message.id)
         elif isinstance(message, Mapping) and "method" not in message:
             self._pay(message.get("id"))
+        else:
+            return False
+        return True
+
+    def answered(self) -> None:
+        """Take note that an answer was given, or never will be."""
+        with self._lock:
+            self._on_their_way -= 1
+            settled = self._creditors_wait and not self._owed and not self._on_their_way
+        if settled:
+            self._settled.set()
 
     def forgive(self) -> None:
         """Owe nothing any more."""
@@ -119,7 +134,7 @@ class Debts:
     def settle(self, seconds: float) -> bool:
         """Wait until nothing is owed; False: the seconds passed first."""
         with self._lock:
-            if not self._owed:
+            if not self._owed and not self._on_their_way:
                 return True
             self._creditors_wait = True
         return await_event(self._settled, seconds)
@@ -134,9 +149,7 @@ class Debts:
             left = self._owed.pop(request_id, 0) - 1
             if left > 0:
                 self._owed[request_id] = left
-            settled = self._creditors_wait and not self._owed
-        if settled:
-            self._settled.set()
+            self._on_their_way += 1
 
     def _forget(self, request_id: object) -> None:
         if type(request_id) in (int, str):
@@ -186,10 +199,12 @@ class StdioChannel(PipeChannel):
 
     def send(self, message: Message | Mapping[str, Any], deadline: Deadline) -> None:
         """Send one whole message; raises as Channel.send says."""
+        answers = self._debts.answering(message)
         try:
             super().send(message, deadline)
         finally:
-            self._debts.sent(message)
+            if answers:
+                self._debts.answered()
 
 
 # -- the pipe ---------------------------------------------------------------------------------------------------------
@@ -279,8 +294,9 @@ def _opened_anew(descriptor: int) -> int:
 class StdioPipe(Pipe):
     """Lines from one descriptor and to another: a pipe, a socket, a terminal, a file.
 
-    A message that is written in part when its deadline passes ends the connection: the client has not read for as long
-    as that, and a line that is never ended would leave it waiting without a reason.
+    A message has to begin by its deadline; then it goes on as long as the client reads, however slowly. If that takes
+    nothing for as long as the deadline was given, in the middle of a message, the connection is over: a line that is
+    never ended would leave it waiting without a reason.
 
     Threads: the channel's reader runs ``read``, ``epitaph`` and ``finish``.
     Locks: ``_ending`` is held for a few instructions.
@@ -354,26 +370,34 @@ class StdioPipe(Pipe):
             raise MCPConnectionError(f"stdio: {self.flaw}", may_have_run=False)
         message = _Outgoing(data + b"\n")
         try:
-            while message.sent < message.size:
-                self._write_some(message, deadline)
+            self._write_all(message, deadline)
         except BaseException as error:
-            if not 0 < message.sent < message.size:
+            if not 0 < message.sent < message.size or self._ring < 0:
                 raise
             self._break_off(f"{message.sent} of {message.size} bytes of a message written, the client reads no more")
             if isinstance(error, MCPTimeoutError):
                 raise MCPTimeoutError(self.flaw) from error
             raise
 
+    def _write_all(self, message: _Outgoing, deadline: Deadline) -> None:
+        patience = deadline
+        while message.sent < message.size:
+            before = message.sent
+            try:
+                self._write_some(message, patience)
+            except BlockingIOError:
+                self._await_room(patience)
+            if message.sent > before:
+                patience = Deadline(deadline.limit)
+
     def _write_some(self, message: _Outgoing, deadline: Deadline) -> None:
+        if self._outlet.polled:
+            self._await_room(deadline)
         try:
-            if self._outlet.polled:
-                self._await_room(deadline)
             message.write_to(self._outlet)
         except BlockingIOError:
-            self._await_room(deadline)
+            raise
         except OSError as error:
-            if isinstance(error, MCPTimeoutError):
-                raise
             self._break_off(f"stdout cannot be written to ({os.strerror(error.errno or 0)})")
             raise MCPConnectionError(f"stdio: {self.flaw}") from error
 
@@ -552,9 +576,12 @@ def _unlock_prints() -> None:
     """
     for name, descriptor in (("stdout", 1), ("stderr", 2)):
         stream = getattr(sys, name)
-        if isinstance(stream, io.TextIOWrapper) and stream.fileno() == descriptor:
-            plain = open(descriptor, "wb", buffering=0, closefd=False)  # noqa: SIM115  # as long as the process
-            setattr(sys, name, io.TextIOWrapper(plain, stream.encoding, stream.errors, line_buffering=True))
+        try:
+            if isinstance(stream, io.TextIOWrapper) and stream.fileno() == descriptor:
+                plain = open(descriptor, "wb", buffering=0, closefd=False)  # noqa: SIM115  # as long as the process
+                setattr(sys, name, io.TextIOWrapper(plain, stream.encoding, stream.errors, line_buffering=True))
+        except (OSError, ValueError):
+            pass  # it is closed
 
 
 def run_stdio(
@@ -596,22 +623,22 @@ def _converse(
     channel = StdioChannel(pipe, limits, observers)
     if os.isatty(diversion.source):
         log.info("serving whoever types JSON-RPC at this terminal, a message to a line; Ctrl-D ends it")
+    conversation: Served | None = None
     patience = INTERRUPTED_SECONDS
     try:
         conversation = serve(channel)
-        try:
-            channel.wait_for_end()
-            patience = CLOSE_SECONDS
-        finally:
-            conversation.close(Deadline(patience))
+        channel.wait_for_end()
+        patience = CLOSE_SECONDS
     finally:
-        _close(channel, Deadline(patience))
+        _close(conversation, channel, Deadline(patience))
     if pipe.flaw:
         log.warning("stdio: %s", pipe.flaw)
 
 
-def _close(channel: Channel, deadline: Deadline) -> None:
-    """Close a channel and what belongs to it, whether or not the conversation has."""
+def _close(conversation: Served | None, channel: Channel, deadline: Deadline) -> None:
+    if conversation is not None:
+        conversation.close(deadline)
+        return
     channel.close(deadline)
     channel.lane.close(deadline)
     channel.events.close(deadline)

@@ -8,10 +8,11 @@ Source: ext-tasks specification (SEP-2663).
 
 from __future__ import annotations
 
+import itertools
 import logging
 import secrets
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +20,10 @@ from ..deadlines import Deadline
 from ..engine.dispatch import Crew
 from ..engine.interrupts import await_event
 from ..engine.lifetimes import tell_of_forks
-from ..exceptions import JSONRPCError, MCPConnectionError, MCPTimeoutError
+from ..exceptions import JSONRPCError, MCPTimeoutError
 from ..protocol.eras import TASKS_EXTENSION
 from ..protocol.messages import INTERNAL_ERROR, INVALID_PARAMS, MISSING_CAPABILITY
-from .calls import Asker, Call, InputRequired, Link, TaskStarted, Wire, Withdrawn
+from .calls import Asker, Call, Link, TaskStarted, Wire, Withdrawn
 from .hub import Notice
 from .stores import MemorySessionStore, SessionStore
 
@@ -113,7 +114,9 @@ class Tasks:
 
     def close(self, deadline: Deadline) -> None:
         """Tell all tasks that run to stop, and wait for them."""
-        for link in list(self._links.values()):
+        with self._lock:
+            links = list(self._links.values())
+        for link in links:
             link.withdrawn.set()
             link.news.set()
         self._crew.close(deadline)
@@ -153,14 +156,16 @@ class Tasks:
             "pollIntervalMs": round(self._poll_interval * 1000),
             "principal": call.asker.principal,
             "answers": {},
-            "asked": 0,
+            "asked": [],
         }
         owner = call.asker.principal or ""
         if not self.store.create(KIND, task_id, value, self._ttl, owner=owner, most=self._max_tasks):
             raise JSONRPCError(INTERNAL_ERROR, "there are too many tasks; try again later")
-        link = self._links[task_id] = _TaskLink(self, task_id)
+        link = _TaskLink(self, task_id)
+        with self._lock:
+            self._links[task_id] = link
         if not self._crew.start(lambda: self._run(task_id, call, link, run)):
-            self._links.pop(task_id, None)
+            self._unlink(task_id)
             self.store.drop(KIND, task_id)
             raise JSONRPCError(INTERNAL_ERROR, "too many tasks run already; try again later")
         return TaskStarted({"resultType": "task", **_public(value)})
@@ -168,36 +173,55 @@ class Tasks:
     def _run(self, task_id: str, call: Call, link: _TaskLink, run: Callable[[Context], dict[str, Any]]) -> None:
         from .context import Context
 
+        context = Context(self._server, Call(call.request, call.asker, link), {}, {})
         try:
-            self.change(task_id, self._outcome(lambda: run(Context(self._server, Call(call.request, call.asker, link), {}, {}))))
+            self._end(task_id, self._outcome(lambda: run(context)))
         finally:
+            self._unlink(task_id)
+
+    def _unlink(self, task_id: str) -> None:
+        with self._lock:
             self._links.pop(task_id, None)
 
-    def _outcome(self, run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    def _end(self, task_id: str, outcome: Mapping[str, Any]) -> None:
+        """Note how a task ended; if that cannot be kept, that it failed: else it would be at work for ever."""
+        try:
+            self.change(task_id, outcome)
+        except Exception:
+            log.exception("the outcome of a task cannot be kept")
+            self.change(task_id, _FAILED)
+
+    def _outcome(self, run: Callable[[], dict[str, Any]]) -> Mapping[str, Any]:
         try:
             return {"status": "completed", "result": run()}
         except JSONRPCError as error:
             return {"status": "failed", "error": _as_dict(error)}
         except Withdrawn:
             return {"status": "cancelled"}
-        except InputRequired:  # a task can ask
-            return {"status": "failed", "error": _as_dict(JSONRPCError(INTERNAL_ERROR, "internal error"))}
-        except BaseException:
+        except BaseException:  # sys.exit() too; and InputRequired, for a task can ask
             log.exception("a task failed")
-            return {"status": "failed", "error": _as_dict(JSONRPCError(INTERNAL_ERROR, "internal error"))}
+            return _FAILED
 
     def change(self, task_id: str, changes: Mapping[str, Any]) -> None:
         """Change what is known of a task, unless it is over, and tell who listens."""
+        over = {"inputRequests": None} if changes.get("status") in TERMINAL else {}
+        self._update_and_tell(task_id, lambda value: {**value, **over, **changes})
+
+    def _update_and_tell(
+        self, task_id: str, change: Callable[[dict[str, Any]], dict[str, Any] | None]
+    ) -> dict[str, Any] | None:
+        """Change a task, unless it is over, and tell of it if it was; returns what is known of it now."""
+        made: list[dict[str, Any] | None] = [None]
 
         def changed(value: dict[str, Any]) -> dict[str, Any] | None:
-            if value["status"] in TERMINAL:
-                return None
-            over = {"inputRequests": None} if changes.get("status") in TERMINAL else {}
-            return {**value, **over, **changes, "lastUpdatedAt": _now()}
+            new = change(value) if value["status"] not in TERMINAL else None
+            made[0] = None if new is None else {**new, "lastUpdatedAt": _now()}
+            return made[0]
 
         value = self.store.update(KIND, task_id, changed)
-        if value is not None:
+        if value is not None and made[0] is not None:
             self._tell(value)
+        return value
 
     def _tell(self, value: Mapping[str, Any]) -> None:
         self._server.hub.publish(Notice("task", value["taskId"], _public(value)))
@@ -215,42 +239,37 @@ class Tasks:
             if value is None or value["status"] in TERMINAL or link.withdrawn.is_set():
                 raise Withdrawn
             if all(name in value["answers"] for name in keys.values()):
-                return self._answers(task_id, keys)
+                self._settle(task_id, keys)
+                return {key: value["answers"][name] for key, name in keys.items()}
             if deadline.expired:
+                self._settle(task_id, keys)
                 raise MCPTimeoutError(f"the client has not answered within {deadline.limit:g} s")
             await_event(link.news, min(SLICE_SECONDS, deadline.remaining))
 
     def _put(self, task_id: str, questions: Mapping[str, Wire]) -> dict[str, str]:
         keys: dict[str, str] = {}
 
-        def asked(value: dict[str, Any]) -> dict[str, Any] | None:
-            if value["status"] in TERMINAL:
-                return None
+        def asked(value: dict[str, Any]) -> dict[str, Any]:
             keys.clear()
-            taken = {*value["answers"], *(value.get("inputRequests") or {})}
-            for number, key in enumerate(questions, value["asked"] + 1):  # no key is used twice in a task's life
-                keys[key] = f"{key}-{number}" if key in taken else key
-            requests = {keys[key]: {"method": one["method"], "params": dict(one["params"])} for key, one in questions.items()}
-            known = {"status": "input_required", "inputRequests": {**(value.get("inputRequests") or {}), **requests}}
-            return {**value, **known, "asked": value["asked"] + len(questions), "lastUpdatedAt": _now()}
+            keys.update(_unused(questions, set(value["asked"])))
+            new = {keys[key]: dict(one) for key, one in questions.items()}
+            requests = {**(value.get("inputRequests") or {}), **new}
+            names = [*value["asked"], *keys.values()]
+            return {**value, "status": "input_required", "inputRequests": requests, "asked": names}
 
-        value = self.store.update(KIND, task_id, asked)
+        value = self._update_and_tell(task_id, asked)
         if value is None or value["status"] in TERMINAL:
             raise Withdrawn
-        self._tell(value)
         return keys
 
-    def _answers(self, task_id: str, keys: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-        def taken(value: dict[str, Any]) -> dict[str, Any]:
-            left = {name: one for name, one in (value.get("inputRequests") or {}).items() if name not in keys.values()}
-            status = value["status"] if left or value["status"] in TERMINAL else "working"
-            return {**value, "inputRequests": left or None, "status": status, "lastUpdatedAt": _now()}
+    def _settle(self, task_id: str, keys: Mapping[str, str]) -> None:
+        """Ask these questions no more."""
 
-        value = self.store.update(KIND, task_id, taken)
-        if value is None:
-            raise MCPConnectionError("the task is no longer known")
-        self._tell(value)
-        return {key: value["answers"][name] for key, name in keys.items()}
+        def settled(value: dict[str, Any]) -> dict[str, Any]:
+            left = {name: one for name, one in (value.get("inputRequests") or {}).items() if name not in keys.values()}
+            return {**value, "inputRequests": left or None, "status": "input_required" if left else "working"}
+
+        self._update_and_tell(task_id, settled)
 
     # -- methods ------------------------------------------------------------------------------------------------------
 
@@ -276,11 +295,9 @@ class Tasks:
         def answered(value: dict[str, Any]) -> dict[str, Any] | None:
             asked = value.get("inputRequests") or {}
             new = {key: one for key, one in responses.items() if key in asked and key not in value["answers"]}
-            return {**value, "answers": {**value["answers"], **new}} if new and value["status"] not in TERMINAL else None
+            return {**value, "answers": {**value["answers"], **new}} if new else None
 
-        value = self.store.update(KIND, found["taskId"], answered)
-        if value is not None:
-            self._server.hub.publish(Notice("task", value["taskId"], _public(value)))
+        self._update_and_tell(found["taskId"], answered)
         return {}
 
     def _cancel(self, call: Call) -> dict[str, Any]:
@@ -316,7 +333,8 @@ class Tasks:
 
     def tell(self, notice: Notice) -> None:
         """Hear of a task that was cancelled or answered, perhaps in another process."""
-        link = self._links.get(notice.uri) if notice.what == "task" else None
+        with self._lock:
+            link = self._links.get(notice.uri) if notice.what == "task" else None
         if link is not None:
             if notice.body.get("status") == "cancelled":
                 link.withdrawn.set()
@@ -327,9 +345,22 @@ def _public(value: Mapping[str, Any]) -> dict[str, Any]:
     return {key: one for key, one in value.items() if key not in _PRIVATE and one is not None}
 
 
+def _unused(keys: Iterable[str], used: set[str]) -> dict[str, str]:
+    """Return a name for each key that was not used before, nor for another: that key, if it is one."""
+    names: dict[str, str] = {}
+    for key in keys:
+        candidates = itertools.chain([key], (f"{key}-{number}" for number in itertools.count(2)))
+        names[key] = next(one for one in candidates if one not in used)
+        used.add(names[key])
+    return names
+
+
 def _as_dict(error: JSONRPCError) -> dict[str, Any]:
     known = {"code": error.code, "message": error.message}
     return known if error.data is None else {**known, "data": error.data}
+
+
+_FAILED: Mapping[str, Any] = {"status": "failed", "error": _as_dict(JSONRPCError(INTERNAL_ERROR, "internal error"))}
 
 
 def _now() -> str:

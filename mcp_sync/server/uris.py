@@ -65,7 +65,7 @@ class UriTemplate:
         if following == "{" and not self.text.partition(f"{{{inside}}}")[2].startswith("{?"):
             raise ValueError(f"{self.text!r:.100}: nothing tells where {{{name}}} ends")
         if self._blurred:  # there would be many ways to match, and all of them would be tried
-            raise ValueError(f"{self.text!r:.100}: a slash has to stand before {{{name}}}, behind what may hold slashes")
+            raise ValueError(f"{self.text!r:.100}: behind what may hold slashes, one has to stand before {{{name}}}")
         if not wide:  # a segment ends where what follows begins: one way to match, and no time lost on others
             return f"(?P<{name}>[^/?#{re.escape(following.strip('{'))}]+)"
         if self._wide:

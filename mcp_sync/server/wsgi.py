@@ -350,6 +350,8 @@ class WsgiApp:
             if session_id is None:
                 return too_busy(start_response, request, "there are too many sessions; try again later")
             headers = [(SESSION_ID, session_id)]
+        else:
+            result = {**result, "capabilities": _without_memory(result["capabilities"])}
         return respond(start_response, 200, encode(Result(request.id, result)), headers)
 
     def _asker(self, visitor: Visitor, version: str, request_id: Any = None) -> Asker | Refusal:
@@ -515,6 +517,13 @@ class _Replay:
 
 def _id_of(message: Message) -> Any:
     return message.id if isinstance(message, Request) else None
+
+
+def _without_memory(capabilities: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is left of the capabilities where nothing is known of a client from request to request."""
+    lasting = ("listChanged", "subscribe")
+    kept = {name: one for name, one in capabilities.items() if name != "logging"}
+    return {name: {key: value for key, value in one.items() if key not in lasting} for name, one in kept.items()}
 
 
 def _nothing() -> None:

@@ -955,7 +955,7 @@ def test_what_is_shown_is_short_and_plain(text: str, limit: int) -> None:
     assert found == text or len(text) > limit or any(not " " <= character <= "~" for character in text)
 
 
-HUGE = 1 << 20
+HUGE = 1 << 18
 
 
 @pytest.mark.parametrize(
@@ -975,7 +975,7 @@ HUGE = 1 << 20
     ids=lambda headers: next(iter(headers)),
 )
 def test_a_huge_header_takes_no_quadratic_time(headers: dict[str, str]) -> None:
-    body = call("tools/call", name="wx", arguments={"count": 1})  # a minute each, if it did: the test's own limit
+    body = call("tools/call", name="wx", arguments={"count": 1})  # if it did, more than the minute that a test may take
     check_whatever_came_out(admit({**dressed(body, mcp_param_count="1"), **headers}, body))
 
 

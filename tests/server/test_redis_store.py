@@ -190,6 +190,7 @@ def test_a_bounded_log_has_no_more_keys_than_its_bounds(place: Place) -> None:
         for number in range(300):
             store.append("session", "a", f"s{number // 3}", b"x", last=number % 6 == 2)
         [state] = place.found("log:*:s")
+        assert len(place.found("log:*:i:*")) <= place.ask("ZCARD", state[:-1] + b"open")
         assert len(place.found("log:*:e:*")) <= 10
         assert place.ask("HLEN", state) <= 20 * 5
         assert store.drop("session", "a")
@@ -631,6 +632,23 @@ def _sockets() -> set[str]:
         except OSError:
             pass  # the one that listed the folder
     return {name for name in found if name.startswith("socket:")}
+
+
+def test_a_closed_store_has_no_connection_once_its_readers_have_left(place: Place) -> None:
+    before = _sockets()
+    with place.store() as store:
+        store.create("session", "a", {}, 100)
+        waiting = _blocked_readers(store)
+        reading = Background(lambda: store.read("session", "a", "s", None, 60.0))
+        assert until(lambda: _blocked_readers(store) > waiting)
+    assert isinstance(reading.error(), MCPConnectionError)
+    assert _sockets() <= before
+
+
+def test_no_error_of_the_library_shows_the_password() -> None:
+    with RedisSessionStore("redis://ann:geheim@127.0.0.1:1/3") as store:
+        told = store._line.told(redis.ResponseError("geheim is\nwrong"))
+    assert str(told).endswith("refuses what it is asked: ResponseError: *** is wrong")
 
 
 def test_gone_is_gone_and_no_error_of_the_connection(store: RedisSessionStore) -> None:

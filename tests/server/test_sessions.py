@@ -178,6 +178,7 @@ def test_a_host_of_several_processes_without_a_shared_store_has_no_sessions(moun
     several = {"wsgi.multiprocess": True}
     visit = web.greet(**several)
     assert visit.session_id is None
+    assert visit.result["capabilities"] == {"tools": {}, "resources": {}}
     headers = {"MCP-Protocol-Version": "2025-11-25"}
     call = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "add", "arguments": {"a": 1, "b": 2}}}
     assert web.post(call, headers, **several).json["result"]["structuredContent"] == {"result": 3}

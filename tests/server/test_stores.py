@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import sys
+import threading
 import tracemalloc
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from mcp_sync.server.stores import Bounds, EventLog, Gone, MemorySessionStore, SessionStore, stream_of
 from mcp_sync.testing import SessionStoreContract
+from mcp_sync.testing.caller import verdict_of_child
 from mcp_sync.testing.tools import PATIENCE, Background
 from peers.running import until
 
@@ -168,6 +170,23 @@ def test_what_says_that_a_record_is_gone_does_not_say_its_key(store: MemorySessi
     with pytest.raises(Gone) as caught:
         store.append("session", "secret-key", "a", b"")
     assert "secret-key" not in str(caught.value)
+
+
+def test_a_child_does_not_wait_for_a_lock_that_nobody_will_give_back(store: MemorySessionStore) -> None:
+    store.create("session", "a", {}, 10)
+    held, over = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with store._lock:
+            held.set()
+            over.wait(PATIENCE * 2)
+
+    holding = Background(hold)
+    assert held.wait(PATIENCE)
+    assert verdict_of_child(lambda: store.create("session", "b", {}, 10)) == "fine"
+    over.set()
+    holding.result()
+    assert store.load("session", "a") == {}
 
 
 def test_a_torn_table_is_not_used_in_a_child(store: MemorySessionStore) -> None:
