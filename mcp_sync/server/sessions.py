@@ -19,7 +19,7 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from typing import TYPE_CHECKING, Any
 
 from ..deadlines import Deadline
-from ..exceptions import JSONRPCError, MCPConnectionError, MCPTimeoutError
+from ..exceptions import JSONRPCError, MCPConnectionError, MCPError, MCPTimeoutError
 from ..protocol.eras import HANDSHAKE_VERSIONS
 from ..protocol.messages import INVALID_PARAMS, Failure, Notification, Request, RequestId, Result, encode
 from .answering import checked_level
@@ -368,9 +368,13 @@ class Sessions:
             self._resolve(news["answered"], news["id"], message)
 
     def relay(self, notice: Notice) -> None:
-        """Tell all processes of a change, this one included."""
-        self._listen()
-        self.store.broadcast(json.dumps({"notice": notice.encode().decode()}).encode())
+        """Tell all processes of a change, this one included; where they cannot be reached, at least this one."""
+        try:
+            self._listen()
+            self.store.broadcast(json.dumps({"notice": notice.encode().decode()}).encode())
+        except MCPError as error:
+            log.warning("other processes cannot be told of %s: %s", notice.method, error)
+            self._server.hub.deliver(notice)
 
 
 def _settle(future: Future[dict[str, Any]], result: dict[str, Any]) -> None:

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 from ..credentials import Authenticator
 from ..deadlines import Deadline
-from ..engine.lifetimes import close_at_exit, tell_of_forks
+from ..engine.lifetimes import tell_of_forks
 from ..exceptions import JSONRPCError, MCPError
 from ..policies import flag, optional, seconds, whole
-from ..protocol.admission import Admitted, Refusal, admit_post, http_status_of, method_refusal
+from ..protocol.admission import BATCH_VERSION, Admitted, Refusal, admit_post, http_status_of, method_refusal
 from ..protocol.eras import ACKNOWLEDGED
 from ..protocol.headers import LAST_EVENT_ID, SESSION_ID, assigns_session, stays_open
 from ..protocol.messages import (
@@ -58,7 +58,7 @@ SESSION_SECONDS = 1800.0
 MAX_SESSIONS = 10_000
 MAX_SESSIONS_PER_PRINCIPAL = 100
 HEARTBEAT_SECONDS = 5.0
-REPLAY_SECONDS = 1.0
+CLOSE_SECONDS = 5.0
 RETRY_SECONDS = 5
 
 
@@ -168,7 +168,6 @@ class WsgiApp:
         self._warned = False
         server.share(secret_key, self._store, self._sessions.relay)
         tell_of_forks(self)
-        self._done = close_at_exit(self)
 
     def __repr__(self) -> str:
         return f"<WsgiApp of {self._server.name}>"
@@ -179,27 +178,16 @@ class WsgiApp:
         self._sessions.forked()
         self._slots.forked()
         self._subscriptions = set()
-        self._done = close_at_exit(self)
         tell_of_forks(self)
 
     # -- the life of the application ----------------------------------------------------------------------------------
 
-    @property
-    def over(self) -> bool:
-        """Whether there is nothing to close."""
-        return True
-
-    def hang_up(self, deadline: Deadline) -> None:
-        """End all streams, and wait for nothing."""
+    def close(self, deadline: Deadline | None = None) -> None:
+        """End all streams, and wait for what is being answered. The application can be used again."""
         for subscription in list(self._subscriptions):
             subscription.end()
         self._sessions.close()
-
-    def close(self, deadline: Deadline | None = None) -> None:
-        """End all streams, and wait for what is being answered. The application can be used again."""
-        deadline = deadline or Deadline(5.0)
-        self.hang_up(deadline)
-        self._exchanges.close(deadline)
+        self._exchanges.close(deadline or Deadline(CLOSE_SECONDS))
 
     # -- WSGI ---------------------------------------------------------------------------------------------------------
 
@@ -411,6 +399,9 @@ class WsgiApp:
 
     def _batch(self, visitor: Visitor, batch: Batch, asker: Asker, start_response: StartResponse) -> Iterable[bytes]:
         """Answer an array of 2025-03-26, one after the other; what is said meanwhile makes a stream of the response."""
+        if asker.version != BATCH_VERSION:  # without the header, only the session knows
+            text = f"a body is one JSON-RPC message in {asker.version}, no array"
+            return refuse(start_response, Refusal(400, INVALID_REQUEST, text))
         for message in batch.messages:
             self._take(message, asker)
         requests = [one for one in batch.messages if isinstance(one, (Request, Malformed))]

@@ -464,4 +464,6 @@ def test_the_one_version_with_batches_has_them_answered_in_one(web: Web) -> None
     assert isinstance(found, list)
     assert {one["id"] for one in found} == {1, 2, 3, None}
     assert visit.post(batch[1:2]).status == 202
-    assert web.greet("2025-11-25").post(batch).status == 400
+    newer = web.greet("2025-11-25")
+    assert newer.post(batch).status == 400
+    assert newer.post(batch, **{"MCP-Protocol-Version": None}).status == 400

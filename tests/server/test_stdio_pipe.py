@@ -1033,12 +1033,14 @@ def test_two_hundred_servers_that_are_ended_at_random_end_well(programs: Program
         program = programs.start("import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\nrun()")
         for _ in range(chance.randrange(30)):
             program.begin(chance.choice(["echo", "shout", "big", "sleep"]), size=chance.choice([1, 1 << 20]), seconds=2)
+        how = chance.choice(["stdin", "both", "term", "kill", "int"])
+        if chance.random() < 0.7 or how == "int":  # which may be ignored as long as the program is not running yet
+            program.begin("echo")
+            program.next()
         if chance.random() < 0.5:
             program.write(ECHO[: chance.randrange(len(ECHO))])
-        if chance.random() < 0.7:
-            program.next()
         until(lambda: False, chance.random() * 0.3)
-        _end_somehow(program, chance.choice(["stdin", "both", "term", "kill", "int"]), number)
+        _end_somehow(program, how, number)
 
 
 def _end_somehow(program: Program, how: str, number: int) -> None:
