@@ -59,7 +59,8 @@ class _PeerLink(Link):
         futures: dict[str, CallFuture[dict[str, Any]]] = {}
         try:
             for key, one in questions.items():
-                futures[key] = self._peer.submit(Question[Any](one["method"], one["params"]), deadline)
+                question: Question[dict[str, Any]] = Question(one["method"], one["params"])
+                futures[key] = self._peer.submit(question, deadline)
             return {key: self._awaited(future) for key, future in futures.items()}
         finally:
             for future in futures.values():  # the others, where one failed, or nobody wants any of them any more

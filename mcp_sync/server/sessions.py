@@ -13,6 +13,7 @@ import json
 import logging
 import secrets
 import threading
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, InvalidStateError
 from concurrent.futures import TimeoutError as FutureTimeout
@@ -39,6 +40,8 @@ UNASKED = "get"
 """The stream of what is said without being asked: that of a plain GET."""
 FIRST_LEVEL = "info"
 MAX_SUBSCRIPTIONS = 1000
+LOOK_SECONDS = 15.0
+"""How often a stream that stays open looks whether its session does."""
 SLICE_SECONDS = 1.0
 """How often one who waits for a client's answer looks whether its session still exists."""
 PRIMED_SINCE = HANDSHAKE_VERSIONS.index("2025-11-25")
@@ -65,17 +68,33 @@ class SessionExchange(Exchange):
 
 
 class Unasked:
-    """The stream of one session for what is said without being asked. It is a Listener of the server's Hub."""
+    """The stream of one session for what is said without being asked. It is a Listener of the server's Hub.
+
+    Locks: ``_lock``, held while something is kept and put, and while what was kept before is.
+
+    Attributes:
+        token: What tells it from other streams of the session.
+    """
 
     def __init__(self, sessions: Sessions, session_id: str) -> None:
         self.outbox = Outbox()
+        self.token = secrets.token_hex(8)
         self._sessions = sessions
         self._session_id = session_id
+        self._looked = time.monotonic()
+        self._lock = threading.Lock()  # guards the order of events
 
     @property
     def over(self) -> bool:
         """Whether nobody reads it any more."""
         return self.outbox.over
+
+    def begin(self, join: Callable[[], None], after: str | None) -> None:
+        """Hear of changes from now on; before them comes what the session has missed since an event."""
+        with self._lock:
+            join()
+            for event_id, data in self._sessions.missed(self._session_id, after) if after else ():
+                self.outbox.put_now(event(data, event_id))
 
     def tell(self, notice: Notice) -> None:
         """Hear of a change."""
@@ -83,9 +102,16 @@ class Unasked:
         if watched is None:
             self.outbox.end()
         elif notice.what != "task" and (notice.what != "resource" or _watches(watched, notice.uri)):
-            message = Notification(notice.method, notice.params or None)
-            data = encode(message)
-            self.outbox.put_now(event(data, self._sessions.record(self._session_id, UNASKED, data, False)))
+            data = encode(Notification(notice.method, notice.params or None))
+            with self._lock:
+                self.outbox.put_now(event(data, self._sessions.record(self._session_id, UNASKED, data, False)))
+
+    def session_is_over(self) -> bool:
+        """Whether its session is; as long as somebody listens, it is not idle."""
+        if time.monotonic() < self._looked + LOOK_SECONDS:
+            return False
+        self._looked = time.monotonic()
+        return not self._sessions.touch(self._session_id)
 
 
 def _watches(watched: list[str], uri: str) -> bool:
@@ -230,15 +256,34 @@ class Sessions:
         except Gone:
             return None
 
-    def open_stream(self, session_id: str) -> Unasked:
-        """Open the stream for what is said unasked; one that is open already ends: its client has lost it."""
+    def missed(self, session_id: str, after: str) -> list[tuple[str, bytes]]:
+        """Return what was said unasked after an event."""
+        try:
+            return self.store.read(KIND, session_id, UNASKED, after, 0.0)[0]
+        except Gone:
+            return []
+
+    def open_stream(self, session_id: str, after: str | None) -> Unasked:
+        """Open the stream for what is said unasked; one that is open already ends: its client has lost it.
+
+        Args:
+            session_id: Whose.
+            after: The id of the event that the client had last, or None.
+        """
         stream = Unasked(self, session_id)
         with self._lock:
             before, self._streams[session_id] = self._streams.get(session_id), stream
         if before is not None:
             before.outbox.end()
-        self._server.hub.join(stream)
+        self._tell_others({"opened": session_id, "token": stream.token})
+        stream.begin(lambda: self._server.hub.join(stream), after)
         return stream
+
+    def _opened_elsewhere(self, session_id: str, token: str) -> None:
+        with self._lock:
+            stream = self._streams.get(session_id)
+        if stream is not None and stream.token != token:
+            stream.outbox.end()
 
     def close_stream(self, session_id: str, stream: Unasked) -> None:
         """Take note that a stream is read no more."""
@@ -354,6 +399,8 @@ class Sessions:
         news = json.loads(data)
         if "notice" in news:
             self._server.hub.deliver(Notice.decode(news["notice"].encode()))
+        elif "opened" in news:
+            self._opened_elsewhere(news["opened"], news["token"])
         elif "ended" in news:
             self._ended(news["ended"])
         elif "cancelled" in news:

@@ -148,7 +148,7 @@ class WsgiApp:
         if auth is not None and not callable(getattr(auth, "authenticate", None)):
             raise TypeError(f"auth must have a method authenticate(headers), which {type(auth).__name__} has not")
         self._server = server
-        self._sessions_wanted = optional(flag)("sessions", sessions)
+        self._sessions_wanted: bool | None = optional(flag)("sessions", sessions)
         size = optional(whole(1024))("max_body_size", max_body_size) or server.limits.message_size
         rules = security_of(security, allowed_hosts, allowed_origins)
         most = optional(whole(0))("max_streams", max_streams)
@@ -287,9 +287,15 @@ class WsgiApp:
         return self._stream(visitor, subscription.outbox, closed, start_response)
 
     def _stream(
-        self, visitor: Visitor, source: Source, closed: Callable[[], object], start_response: StartResponse
+        self,
+        visitor: Visitor,
+        source: Source,
+        closed: Callable[[], object],
+        start_response: StartResponse,
+        over: Callable[[], bool] = bool,
     ) -> Iterable[bytes]:
-        stream = EventStream(source, client_gone(visitor.environ), self._heartbeat, closed)
+        gone = client_gone(visitor.environ)
+        stream = EventStream(source, lambda: gone() or over(), self._heartbeat, closed)
         try:
             start_response("200 OK", list(SSE_HEADERS))
         except BaseException:
@@ -448,18 +454,16 @@ class WsgiApp:
         if after and not self._store.knows(KIND, session_id, after):
             self._slots.give_back()
             return refuse(start_response, Refusal(400, INVALID_REQUEST, "the event is not known, or no longer"))
-        replay = _Replay(self._store, session_id, stream, after)
         if stream != UNASKED:
+            replay = _Replay(self._store, session_id, stream, after)
             return self._stream(visitor, replay, self._slots.give_back, start_response)
-        unasked = self._sessions.open_stream(session_id)
-        if after:
-            replay.pour(unasked.outbox)
+        unasked = self._sessions.open_stream(session_id, after)
 
         def closed() -> None:
             self._sessions.close_stream(session_id, unasked)
             self._slots.give_back()
 
-        return self._stream(visitor, unasked.outbox, closed, start_response)
+        return self._stream(visitor, unasked.outbox, closed, start_response, unasked.session_is_over)
 
     def _delete(self, visitor: Visitor, start_response: StartResponse) -> Iterable[bytes]:
         if not self._keeps_sessions(visitor):
@@ -498,12 +502,6 @@ class _Replay:
     def leave(self) -> None:
         """Take note that nobody writes it any more."""
         self._over = True
-
-    def pour(self, outbox: Outbox) -> None:
-        """Put what there is where new events go."""
-        found = self.take(0.0)
-        if found:
-            outbox.put_now(found)
 
 
 def _id_of(message: Message) -> Any:

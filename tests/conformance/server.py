@@ -469,8 +469,8 @@ def main(port: str, host: str = "http") -> None:
 
         waitress.serve(application, host="127.0.0.1", port=int(port), threads=THREADS)
     elif host == "gunicorn":
-        how = ["--worker-class", "gthread", "--threads", str(THREADS), "--bind", f"127.0.0.1:{port}"]
-        where = ["--chdir", str(HERE), "server:application"]
+        how = ["--worker-class", "gthread", "--threads", str(THREADS), "--no-control-socket"]
+        where = ["--bind", f"127.0.0.1:{port}", "--chdir", str(HERE), "server:application"]
         os.execv(sys.executable, [sys.executable, "-m", "gunicorn", *how, *where])
     else:
         raise SystemExit(f"the host is http, waitress or gunicorn, not {host}")

@@ -467,3 +467,21 @@ def test_the_one_version_with_batches_has_them_answered_in_one(web: Web) -> None
     newer = web.greet("2025-11-25")
     assert newer.post(batch).status == 400
     assert newer.post(batch, **{"MCP-Protocol-Version": None}).status == 400
+
+
+def test_a_session_that_is_listened_to_is_not_idle(
+    mount: Callable[..., Web], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mcp_sync.server.sessions.LOOK_SECONDS", 0.0)
+    monkeypatch.setattr("mcp_sync.server.streams.POLL_SECONDS", 0.02)
+    now = [1000.0]
+    store = MemorySessionStore(clock=lambda: now[0])
+    visit = mount(store=store, session_timeout=60, heartbeat=0.1).greet()
+    stream = visit.get()
+    body = iter(stream.body)
+    for _ in range(3):
+        assert next(body) == b": \n\n"
+        now[0] += 40
+    assert visit.ask("ping").status == 200
+    assert visit.delete().status == 204
+    assert list(body) == []
