@@ -51,7 +51,7 @@ from .backlog import Backlog
 from .caller import Caller, CallFuture, Handler, Incoming, Question
 from .channel import Channel, as_end, last_words
 from .dispatch import Crew, Job, Lane, exiting
-from .interrupts import await_event
+from .interrupts import await_event, let_go
 from .lifetimes import tell_of_forks
 
 log = logging.getLogger("mcp_sync")
@@ -93,7 +93,8 @@ class Peer(Caller):
 
     Threads: none of its own; its lane and crew start theirs on demand. ``call`` blocks for an answer, ``submit`` and
     ``notify`` while writing, ``close`` for threads to end; each at most until its deadline.
-    Locks: ``_lock`` is held for a few instructions, and nothing is called under it.
+    Locks: ``_lock`` is held for a few instructions, and nothing is called under it. ``_flushing`` is held while what is
+    in the outbox is written, always acquired with the deadline, and before the channel's own.
 
     Args:
         channel: The connection, not yet started.
@@ -112,12 +113,14 @@ class Peer(Caller):
         self._handler = weakref.ref(handler) if handler is not None else None
         self._feed = channel.feed
         self._crew = Crew(f"mcp-{channel.threads}-request", limits.callbacks)
-        self._lock = threading.Lock()  # guards _session, _serving, _outbox, _outbox_bytes, _flush_posted, _end
+        self._lock = threading.Lock()  # guards _session, _serving, _outbox, _outbox_bytes, _in_hand, _flush_posted, _end
         self._session: Session[_Ticket[Any]] = session or Session()
         self._serving: dict[RequestId, Incoming] = {}
         self._outbox: deque[tuple[Message, int]] = deque()
         self._outlet = Lane(f"mcp-{channel.threads}-outbox")
         self._outbox_bytes = 0
+        self._flushing = threading.RLock()  # guards the order of the outbox while it is written; an RLock, for let_go
+        self._in_hand = False
         self._flush_posted = False
         self._end: MCPError | None = None
         tell_of_forks(self)
@@ -613,7 +616,8 @@ class Peer(Caller):
 
     def _flush_first(self, deadline: Deadline) -> None:
         """Send what is in the outbox before something else; of that, nothing is sent if this fails."""
-        if not self._outbox or not self._channel.in_order:  # else what waits would hold up what does not
+        waiting = self._outbox or self._in_hand
+        if not waiting or not self._channel.in_order:  # else what waits would hold up what does not
             return
         try:
             self._flush(deadline)
@@ -621,24 +625,41 @@ class Peer(Caller):
             raise MCPTimeoutError(str(stuck), may_have_run=False) from stuck
 
     def _flush(self, deadline: Deadline) -> None:
-        """Send what is in the outbox, as far as the deadline allows."""
-        while True:
-            with self._lock:
-                if not self._outbox:
-                    return
-                message, size = self._outbox.popleft()
-                self._outbox_bytes -= size
+        """Send what is in the outbox, as far as the deadline allows; in its order, whoever sends it."""
+        try:
+            if not self._flushing.acquire(timeout=deadline.remaining):
+                raise MCPTimeoutError("what has to be said before is still being written", may_have_run=False)
             try:
-                self._channel.send(message, deadline)
-            except MessageTooLarge as error:  # whose message that was, is not here to hear of it
-                log.error("%s: %s", self.name, error)
-                self._say_less(message)
-            except MCPTimeoutError as stuck:
-                if stuck.may_have_run is False:
-                    with self._lock:
-                        self._outbox.appendleft((message, size))
-                        self._outbox_bytes += size
-                raise
+                while self._flush_one(deadline):
+                    pass
+            finally:
+                self._flushing.release()
+        except MCPError:
+            raise
+        except BaseException:  # Ctrl-C
+            let_go(self._flushing)
+            raise
+
+    def _flush_one(self, deadline: Deadline) -> bool:
+        with self._lock:
+            if not self._outbox:
+                self._in_hand = False
+                return False
+            message, size = self._outbox.popleft()
+            self._outbox_bytes -= size
+            self._in_hand = True
+        try:
+            self._channel.send(message, deadline)
+        except MessageTooLarge as error:  # whose message that was, is not here to hear of it
+            log.error("%s: %s", self.name, error)
+            self._say_less(message)
+        except MCPTimeoutError as stuck:
+            if stuck.may_have_run is False:
+                with self._lock:
+                    self._outbox.appendleft((message, size))
+                    self._outbox_bytes += size
+            raise
+        return True
 
     def _say_less(self, message: Message) -> None:
         if isinstance(message, (Result, Failure)) and message.id is not None:
@@ -673,6 +694,7 @@ class Peer(Caller):
     def forked(self) -> None:
         """In a forked child: fail what was in flight here; nothing can be asked any more."""
         self._lock = threading.Lock()  # guards as before; the old one may be held by a thread that stayed behind
+        self._flushing = threading.RLock()  # guards as before, likewise
         self._end = self._forked_error()
         for lane in (self.lane, self._outlet, self._channel.events):
             lane.forked()

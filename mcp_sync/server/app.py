@@ -479,6 +479,8 @@ class Server:
         with self._lock:
             conversations = list(self._conversations)
         for conversation in conversations:
+            conversation.say_goodbye(deadline)
+        for conversation in conversations:
             conversation.hang_up(deadline)
         for conversation in conversations:
             conversation.close(deadline)

@@ -55,9 +55,11 @@ class Link(ABC):
     Attributes:
         withdrawn: Set when nobody wants the answer any more.
         asks: Whether ``ask`` can be used; if not, questions are put by ending the request (multi-round requests).
+        background: Whether nobody waits for the answer: it is a task's.
     """
 
     asks: bool = False
+    background: bool = False
 
     def __init__(self, withdrawn: threading.Event | None = None) -> None:
         self.withdrawn = withdrawn or threading.Event()

@@ -310,10 +310,10 @@ class Context:
 
         Args:
             function: The rest of the work; is given a Context of its own. Runs here and now for a client that does
-                not know tasks.
+                not know tasks, and in what is a task already.
         """
         tasks, outcome = self.server.use_tasks(), self.outcome
-        if outcome is None or not tasks.known_to(self._call.asker):
+        if outcome is None or self._call.link.background or not tasks.known_to(self._call.asker):
             return function(self)
         return tasks.start(self._call, lambda context: outcome(context, lambda: function(context)))
 

@@ -33,6 +33,8 @@ SAY_SECONDS = 30.0
 """How long a notification waits for a client that does not read."""
 SLICE_SECONDS = 0.25
 """How soon a function that asks the client notices that the client has withdrawn what it is about."""
+GOODBYE_SECONDS = 0.25
+"""How long the end of its subscriptions waits for a client that does not read."""
 CLOSE_SECONDS = 2.0
 FIRST_LEVEL = "info"
 """The level of log messages until the client sets one (server/utilities/logging)."""
@@ -144,13 +146,18 @@ class Conversation:
     def close(self, deadline: Deadline) -> None:
         """End it: subscriptions are told, the connection is closed. Idempotent."""
         self._server.hub.leave(self)
-        with self._lock:
-            subscriptions, self._subscriptions = list(self._subscriptions.values()), {}
-        for subscription in subscriptions:
-            subscription.end(deadline)
+        self.say_goodbye(deadline)
         self._peer.close(deadline)
         self._server.forget(self)
         self._ended.set()
+
+    def say_goodbye(self, deadline: Deadline) -> None:
+        """End the subscriptions in good order, unless the client does not read."""
+        with self._lock:
+            subscriptions, self._subscriptions = list(self._subscriptions.values()), {}
+        patience = deadline.sooner(GOODBYE_SECONDS)
+        for subscription in subscriptions:
+            subscription.end(patience)
 
     def hang_up(self, deadline: Deadline) -> None:
         """Begin to end it, and wait for nothing."""

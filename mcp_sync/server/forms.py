@@ -7,13 +7,14 @@ from functools import lru_cache
 from typing import Any
 
 from ..models import TypeAdapter
+from .hints import readable
 
 _PRIMITIVE = frozenset({"string", "number", "integer", "boolean"})
 
 
 @lru_cache(maxsize=256)
 def _adapter(kind: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(kind)
+    return TypeAdapter(readable(kind))
 
 
 def form_schema(kind: Any) -> dict[str, Any]:

@@ -88,29 +88,27 @@ class Function:
             raise self.refused(first.name, reason)
 
     def _sort(self) -> None:
-        arguments, contexts, placed = [], [], []
-        self.more: Argument | None = None
         filled = self._function.keywords if isinstance(self._function, functools.partial) else {}
-        for parameter in self._signature.parameters.values():
-            if parameter.name in filled:
-                continue
-            if parameter.kind is parameter.VAR_POSITIONAL:
-                raise self.refused(parameter.name, "arguments have names, so nothing can fill *args")
-            hint = self._resolved(parameter)
-            if parameter.kind is parameter.VAR_KEYWORD:
-                self.more = Argument(parameter.name, hint, NOTHING, "")
-                continue
-            if parameter.kind is parameter.POSITIONAL_ONLY:
-                placed.append(parameter.name)
-            if any(is_kind_of(arm, self._context) for arm in arms(hint)):
-                contexts.append(parameter.name)
-            else:
-                said = self._said.get(parameter.name, "")
-                arguments.append(Argument(parameter.name, hint, parameter.default, said))
-        self.arguments, self.contexts, self._placed = tuple(arguments), tuple(contexts), tuple(placed)
-        self.reserved = frozenset({*contexts, *filled})
+        free = [one for one in self._signature.parameters.values() if one.name not in filled]
+        hints = {one.name: self._resolved(one) for one in free}
+        self.contexts = tuple(name for name, hint in hints.items() if self._is_ours(hint))
+        self.reserved = frozenset({*self.contexts, *filled})
+        self._placed = tuple(one.name for one in free if one.kind is one.POSITIONAL_ONLY)
+        fillable = [
+            (one.kind, Argument(one.name, hints[one.name], one.default, self._said.get(one.name, "")))
+            for one in free
+            if one.name not in self.contexts
+        ]
+        more = inspect.Parameter.VAR_KEYWORD
+        self.arguments = tuple(argument for kind, argument in fillable if kind is not more)
+        self.more = next((argument for kind, argument in fillable if kind is more), None)
+
+    def _is_ours(self, hint: Any) -> bool:
+        return any(is_kind_of(arm, self._context) for arm in arms(hint))
 
     def _resolved(self, parameter: inspect.Parameter) -> Any:
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            raise self.refused(parameter.name, "arguments have names, so nothing can fill *args")
         try:
             return resolved(parameter.annotation, self.names)
         except Exception as flaw:  # an annotation is code, and raises what it likes

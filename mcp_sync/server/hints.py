@@ -52,9 +52,7 @@ def names_around(function: Any, more: Mapping[str, Any]) -> dict[str, Any]:
 
 def _locals_around(function: Any, module: Mapping[str, Any]) -> dict[str, Any]:
     """The local names of those functions around one that are running; the innermost win."""
-    *outer, _ = getattr(function, "__qualname__", "").split(".") or [""]
-    if "<locals>" not in outer:
-        return {}
+    outer = getattr(function, "__qualname__", "").split(".")[:-1]
     frame: FrameType | None = sys._getframe()
     found: list[Mapping[str, Any]] = []
     while frame is not None:

@@ -5,7 +5,8 @@ Every change is one Lua script, which Redis runs as one step, by the clock of Re
 
 * ``record:<kind>:<key>``, a hash: ``v`` the value, ``w`` its version, ``s`` how many milliseconds it may be idle, ``g``
   the name of its log, ``o`` the owner's index; of all its streams ``n`` the newest number, ``k`` how many events and
-  ``b`` how many bytes are kept, ``f`` how often one was emptied, ``r`` when the log's keys were last told to live on.
+  ``b`` how many bytes are kept, ``c`` and ``d`` how many of those are of complete streams, ``f`` how often one was
+  emptied, ``r`` when the log's keys were last told to live on.
 * ``index:<kind>`` and ``owner:<kind>:<digest>``, sorted sets: when each record expires, for the caps.
 * ``log:<g>:``, the streams of a record, bounded as in stores.py: ``e:<stream>`` the events, a Redis stream;
   ``i:<stream>`` their numbers and sizes, while it is not complete; ``open``, ``done`` and ``spent``, sorted sets of the
@@ -59,8 +60,6 @@ log = logging.getLogger("mcp_sync")
 
 SLICE_SECONDS = 1.0
 """A reader waits no longer at once, so that the record it reads does not expire meanwhile, and closing ends it."""
-PAGE = 100
-"""Events that are read at once."""
 LISTEN_SECONDS = 0.5
 """The listener waits no longer at once, so that closing ends it."""
 BEAT_SECONDS = 5.0
@@ -186,6 +185,10 @@ local function count(name, events, bytes)
   all_kept, all_bytes = call('HINCRBY', record, 'k', events), call('HINCRBY', record, 'b', bytes)
   return call('HINCRBY', state, 'k' .. name, events), call('HINCRBY', state, 'b' .. name, bytes)
 end
+local function count_complete(events, bytes)
+  call('HINCRBY', record, 'c', events)
+  call('HINCRBY', record, 'd', bytes)
+end
 local function spend(name, lost, set)
   call('DEL', logged .. 'e:' .. name, logged .. 'i:' .. name)
   call('ZREM', logged .. set, name)
@@ -194,6 +197,7 @@ local function spend(name, lost, set)
 end
 local function discard(name, set)
   local had = call('HMGET', state, 'k' .. name, 'b' .. name, 'z' .. name)
+  if set == 'done' then count_complete(0 - (had[1] or 0), 0 - (had[2] or 0)) end
   spend(name, had[3] or 0, set)
   return count(name, 0 - (had[1] or 0), 0 - (had[2] or 0))
 end
@@ -223,6 +227,7 @@ end
 while kept > 1 and (kept > most or bytes > size) do kept, bytes = shorten(stream) end
 if last then
   call('HSET', state, 't' .. stream, at)
+  count_complete(kept, bytes)
   call('DEL', index)
   call('ZREM', logged .. 'open', stream)
   put(logged .. 'done', number, stream, ms)
@@ -242,7 +247,9 @@ while all_kept > all_most or all_bytes > all_size do
   done, age = oldest_done()
   if done == stream then done = nil end
   if tonumber(open[2]) == number then open = {} end
-  if done and age >= tonumber(ARGV[9]) then discard(done, 'done')
+  local complete = call('HMGET', record, 'c', 'd')
+  local many = 2 * (complete[1] or 0) > all_most or 2 * (complete[2] or 0) > all_size
+  if done and (many or age >= tonumber(ARGV[9])) then discard(done, 'done')
   elseif open[1] then shorten(open[1])
   elseif done then discard(done, 'done')
   else break end
@@ -254,7 +261,7 @@ end
 return number
 """
 
-# Keys: record, index. Arguments: key, logs, stream, number of the event that was had last, how many.
+# Keys: record, index. Arguments: key, logs, stream, number of the event that was had last.
 _READ = """
 local name, ms = touch(KEYS[1], KEYS[2], ARGV[1], ARGV[2])
 if not name then return false end
@@ -262,7 +269,7 @@ local logged = ARGV[2] .. name .. ':'
 local state, stream = logged .. 's', ARGV[3]
 local over = call('HEXISTS', state, 't' .. stream)
 if ARGV[4] ~= '0' and call('HEXISTS', state, 'z' .. stream) == 0 then over = 1 end
-return {name, ms, over, call('XRANGE', logged .. 'e:' .. stream, ARGV[4] .. '-1', '+', 'COUNT', ARGV[5])}
+return {name, ms, over, call('XRANGE', logged .. 'e:' .. stream, ARGV[4] .. '-1', '+')}
 """
 
 # Keys: record. Arguments: logs, stream, number.
@@ -328,11 +335,12 @@ class _Line:
         return pool.connection_class, settings, sentinels
 
     def _parsed(self, url: str) -> dict[str, Any]:
+        settings: dict[str, Any] | None = None
         try:
-            settings: dict[str, Any] = self._redis.connection.parse_url(url)
+            settings = self._redis.connection.parse_url(url)
         except ValueError:
-            settings = {}
-        if not settings:  # raised here and not above, so that nothing that has seen the password hangs on the error
+            pass
+        if settings is None:  # raised here and not above, so that nothing that has seen the password hangs on the error
             text = "is no redis://, rediss:// or unix:// (in a password, / is written %2F, and @ is written %40)"
             raise ValueError(f"the URL of the session store {text}")
         if unknown := sorted(set(settings) - _known(settings) - {"connection_class"}):
@@ -680,7 +688,7 @@ class RedisSessionStore(SessionStore):
         number = number_after(stream, after)
         deadline = Deadline(timeout)
         while True:
-            found = self._use(READ, kind, key, stream, number, PAGE)
+            found = self._use(READ, kind, key, stream, number)
             if found is None:
                 raise Gone(f"there is no such {kind}", may_have_run=None)
             name, milliseconds, over, entries = found
@@ -695,7 +703,7 @@ class RedisSessionStore(SessionStore):
         end = logged + b"end"
         keys = (logged + b"e:" + stream.encode(), end, f"{number}-0", "0-0")
         block = max(1, int(patience * 1000))  # 0 would be for ever
-        found = self._ask("XREAD", "COUNT", PAGE, "BLOCK", block, "STREAMS", *keys) or []
+        found = self._ask("XREAD", "BLOCK", block, "STREAMS", *keys) or []
         came = dict(found.items() if isinstance(found, Mapping) else found)
         if end in came:
             raise Gone(f"the {kind} has ended", may_have_run=None)

@@ -2,9 +2,9 @@
 
 A store keeps **records**: small JSON objects that expire when they are idle. A record has **streams** of events, each
 with an id, so that a client that lost its connection goes on where it was. Streams are bounded, in what one of them and
-what all of one record may hold: first go complete streams, the oldest first, unless they were completed just now; then
-the oldest events of those that go on; then the other complete ones. What was added last is always kept. And a store
-carries **notices** to every process that uses it.
+what all of one record may hold: first go complete streams, the oldest first. Those that were completed just now have
+half of the room, and only then go the oldest events of streams that go on. What was added last is always kept. And a
+store carries **notices** to every process that uses it.
 
 ``MemorySessionStore`` is for one process; ``RedisSessionStore`` (redis_store.py) for several, on several machines.
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("mcp_sync")
 
 FRESH_SECONDS = 10.0
-"""So long after its last event a stream's reader may not have had it yet: until then it does not go before others."""
+"""So long after its last event a stream's reader may not have had it yet."""
 UPDATE_SECONDS = 10.0
 """For an update of a record that others change all the time."""
 
@@ -198,7 +198,9 @@ class SessionStore(ABC):
 
     @abstractmethod
     def read(self, kind: str, key: str, stream: str, after: str | None, timeout: float) -> tuple[Events, bool]:
-        """Return events of a stream, in order, waiting for at least one. Who reads, even in vain, uses the record.
+        """Return all events of a stream that are kept, in order; where there is none, wait for the next.
+
+        Who reads, even in vain, uses the record.
 
         Args:
             kind: As for ``create``.
@@ -355,6 +357,8 @@ class EventLog:
         self._number = 0
         self._events = 0
         self._size = 0
+        self._complete_events = 0
+        self._complete_size = 0
         self._streams: dict[str, _Stream] = {}
         self._open: OrderedDict[int, str] = OrderedDict()  # the events of streams that go on, oldest first
         self._complete: OrderedDict[str, None] = OrderedDict()  # streams, first those that were completed first
@@ -391,6 +395,8 @@ class EventLog:
         for number, _ in stream.events:
             del self._open[number]
         self._complete[name] = None
+        self._complete_events += len(stream.events)
+        self._complete_size += stream.size
 
     def _discard_older(self, when: float) -> None:
         """Let the complete streams go that were completed until then."""
@@ -405,8 +411,7 @@ class EventLog:
         """Let one complete stream go, or one event of another; False: only the newest event is left."""
         complete = next(iter(self._complete), newest)
         number = next(iter(self._open), self._number)
-        settled = self._streams[complete].completed
-        if complete != newest and settled is not None and settled <= now - FRESH_SECONDS:
+        if complete != newest and self._may_go(complete, now):
             self._discard(complete)
         elif number != self._number:
             self._shorten(self._open[number])
@@ -415,6 +420,13 @@ class EventLog:
         else:
             return False
         return True
+
+    def _may_go(self, complete: str, now: float) -> bool:
+        """Tell whether the oldest of the complete streams goes before an event of one that goes on."""
+        completed = self._streams[complete].completed
+        settled = completed is not None and completed <= now - FRESH_SECONDS
+        bounds = self._bounds
+        return settled or 2 * self._complete_events > bounds.events or 2 * self._complete_size > bounds.size
 
     def _shorten(self, name: str) -> None:
         """Let the oldest event of a stream go that is not complete."""
@@ -429,6 +441,8 @@ class EventLog:
     def _discard(self, name: str) -> None:
         """Let all events of a complete stream go."""
         stream = self._streams[name]
+        self._complete_events -= len(stream.events)
+        self._complete_size -= stream.size
         self._count(stream, -len(stream.events), -stream.size)
         stream.events.clear()
         stream.lost = stream.newest

@@ -49,6 +49,7 @@ class _TaskLink(Link):
     """The way back from a task: there is no stream; questions wait until the client asks how it goes."""
 
     asks = True
+    background = True
 
     def __init__(self, tasks: Tasks, task_id: str) -> None:
         super().__init__()

@@ -298,6 +298,8 @@ class WebServer(TcpWSGIServer):  # type: ignore[misc]
         if time.monotonic() >= self._look_at:
             self._look_at = time.monotonic() + TURN_SECONDS
             self._look_after()
+        if len(self._map) >= self.adj.connection_limit:
+            self._make_room()
         wasyncore.loop(TURN_SECONDS, self.adj.asyncore_use_poll, self._map, 1)
         self._clean_up()
 
@@ -357,13 +359,11 @@ class WebServer(TcpWSGIServer):  # type: ignore[misc]
             self._buried.popleft().clean()
 
     def _look_after(self) -> None:
-        """Cut those who are too slow, and make room if there is none."""
+        """Cut those who are too slow."""
         now = time.monotonic()
         for connection in list(self.active_channels.values()):
             if connection.is_stuck(now, self._request_seconds, self._idle_seconds):
                 connection.handle_close()
-        if len(self._map) >= self.adj.connection_limit:
-            self._make_room()
 
     def _make_room(self) -> None:
         old = time.time() - YOUNG_SECONDS

@@ -357,11 +357,13 @@ class SessionStoreContract:
                 store.append(KIND, KEY, "a", b"3")
             assert store.read(KIND, KEY, "a", first, PATIENCE) == ([(last, b"2")], True)
 
-    def test_a_stream_may_be_read_piece_by_piece(self) -> None:
+    def test_all_that_is_kept_of_a_stream_is_read_at_once(self) -> None:
         with self.holding() as store:
-            for number in range(350):
-                store.append(KIND, KEY, "a", b"%d" % number, last=number == 349)
-            assert [data for _, data in self._read_all(store, "a")] == [b"%d" % n for n in range(350)]
+            for number in range(600):
+                store.append(KIND, KEY, "a", b"%d" % number, last=number == 599)
+            events, over = store.read(KIND, KEY, "a", None, 0)
+            assert [data for _, data in events] == [b"%d" % n for n in range(600)]
+            assert over is True
 
     def _read_all(self, store: SessionStore, stream: str, timeout: float = PATIENCE) -> Events:
         """Read until the stream is over."""
@@ -540,6 +542,17 @@ class SessionStoreContract:
                 store.append(KIND, KEY, f"flood{number % 3}", b"x" * 100)
             for number, answer in enumerate(answers):
                 assert store.read(KIND, KEY, f"call{number}", None, 0) == ([(answer, b"answer")], True)
+
+    def test_answers_in_quick_succession_leave_streams_that_go_on_half_of_the_room(self) -> None:
+        with self.holding(NARROW) as store:
+            opened = [store.append(KIND, KEY, f"open{n % 2}", b"") for n in range(20)]
+            for number in range(100):
+                store.append(KIND, KEY, f"call{number}", b"answer", last=True)
+            kept = self._kept(store, ["open0", "open1"])
+            assert sorted(kept["open0"] + kept["open1"], key=opened.index) == opened
+            assert store.knows(KIND, KEY, "call99.120")
+            assert store.read(KIND, KEY, "call80", None, 0)[0] != []
+            assert store.read(KIND, KEY, "call79", None, 0) == ([], True)
 
     def test_where_no_stream_is_complete_the_oldest_event_goes(self) -> None:
         with self.holding(NARROW) as store:

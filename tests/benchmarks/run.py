@@ -378,8 +378,8 @@ def load() -> str:
 def parse() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--cases", type=_some_of([*CASES, "start"]), help="comma-separated; see --list")
-    parser.add_argument("--contenders", type=_some_of(list(ENTRIES)), help="comma-separated; the first is the limit")
+    parser.add_argument("--cases", type=some_of([*CASES, "start"]), help="comma-separated; see --list")
+    parser.add_argument("--contenders", type=some_of(list(ENTRIES)), help="comma-separated; the first is the limit")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="short rounds, to see whether it works")
     parser.add_argument("--json", metavar="FILE", help="write the numbers there too")
@@ -393,7 +393,7 @@ def parse() -> argparse.Namespace:
     return options
 
 
-def _some_of(known: list[str]) -> Any:
+def some_of(known: list[str]) -> Any:
     def names(text: str) -> list[str]:
         chosen = text.split(",")
         for name in chosen:

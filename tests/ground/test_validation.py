@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 from typing import Any
@@ -63,6 +64,17 @@ def test_the_dialect_that_a_schema_names_is_the_one_that_counts() -> None:
 def test_a_schema_that_cannot_be_used_is_told(schema: dict[str, Any], reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         JSONSchema(schema).check()
+
+
+def test_nothing_is_fetched() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+        schema = JSONSchema({"$ref": f"http://127.0.0.1:{listener.getsockname()[1]}/schema.json"})
+        for use in (schema.check, lambda: schema.compare(1), lambda: schema.mismatches(1)):
+            with pytest.raises(Exception, match=r"schema\.json"):
+                use()
+        with pytest.raises(BlockingIOError):
+            listener.accept()
 
 
 def test_paths_are_written_as_people_do() -> None:

@@ -277,6 +277,12 @@ def test_what_the_output_schema_does_not_allow_is_told(kind: Any, value: Any, me
     assert str(caught.value) == BEGINNING + message
 
 
+def test_the_text_of_an_enum_is_but_a_text() -> None:
+    for kind in (None, str):
+        [block] = result_of(Named.A, kind)["content"]
+        assert type(block["text"]) is str
+
+
 def test_an_instance_that_was_spoilt_later_is_told() -> None:
     person = Person(className="a")
     person.class_name = 5  # type: ignore[assignment]
@@ -452,6 +458,7 @@ def test_the_type_of_a_sound_is_found(data: bytes, mime_type: str) -> None:
 
 
 def test_a_type_that_is_said_is_believed() -> None:
+    assert Image(PNG, mime_type="image/x-mine").block()["mimeType"] == "image/x-mine"
     assert Image(b"?", mime_type="image/x-mine").block()["mimeType"] == "image/x-mine"
     assert Audio(b"?", mime_type="audio/wav").block()["mimeType"] == "audio/wav"
 

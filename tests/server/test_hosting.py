@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from subprocess import DEVNULL, PIPE, Popen
 from typing import Any
@@ -314,16 +314,21 @@ def ready():
     while not host.address[1]:
         threading.Event().wait(0.01)
     print(host.address[1], flush=True)
-threading.Thread(target=ready).start()
+telling = threading.Thread(target=ready)
+telling.start()
 """
 
 
-def start(rest: str) -> tuple[Popen[str], int]:
+@contextmanager
+def program(rest: str) -> Iterator[tuple[Popen[str], int]]:
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", PROGRAM + rest]  # 3.12 has one against forks
-    process = Popen(command, env=env, stdin=DEVNULL, stdout=PIPE, stderr=PIPE, text=True)
-    assert process.stdout is not None
-    return process, int(process.stdout.readline())
+    with Popen(command, env=env, stdin=DEVNULL, stdout=PIPE, stderr=PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            yield process, int(process.stdout.readline())
+        finally:
+            process.kill()
 
 
 def open_stream(port: int) -> socket.socket:
@@ -344,8 +349,7 @@ def open_stream(port: int) -> socket.socket:
     ids=["ctrl-c", "sigterm", "sigterm-exits", "sigterm-closes"],
 )
 def test_signals_end_it_in_time_with_a_stream_open(rest: str, number: int, status: int, said: str) -> None:
-    process, port = start(rest)
-    with open_stream(port):
+    with program(rest) as (process, port), open_stream(port):
         process.send_signal(number)
         with within(hosting.CLOSE_SECONDS):
             out, errors = process.communicate(timeout=30)
@@ -353,15 +357,15 @@ def test_signals_end_it_in_time_with_a_stream_open(rest: str, number: int, statu
 
 
 def test_a_program_that_forgets_to_close_ends_all_the_same() -> None:
-    process, port = start("host.start(); threading.Event().wait(1)")
-    with open_stream(port), within(3.0):
+    rest = "host.start(); threading.Event().wait(1)"
+    with program(rest) as (process, port), open_stream(port), within(3.0):
         _, errors = process.communicate(timeout=30)
     assert (process.returncode, errors) == (0, "")
 
 
 FORKING = """
 host.start()
-ready()
+telling.join()
 before = set(os.listdir("/proc/self/fd"))
 child = os.fork()
 if not child:
@@ -376,15 +380,12 @@ host._over.wait()
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="descriptors are found in /proc")
 def test_a_forked_child_holds_nothing_of_it_and_the_parent_goes_on() -> None:
-    process, port = start(FORKING)
-    assert process.stdout is not None
-    assert process.stdout.readline() == f"{port}\n"
-    assert process.stdout.readline() == "child 0\n"
-    with socket.create_connection(("127.0.0.1", port), PATIENCE) as connection:
-        connection.sendall(post())
-        assert answer(connection)[2] == b"ok"
-    process.kill()
-    process.communicate()
+    with program(FORKING) as (process, port):
+        assert process.stdout is not None
+        assert process.stdout.readline() == "child 0\n"
+        with socket.create_connection(("127.0.0.1", port), PATIENCE) as connection:
+            connection.sendall(post())
+            assert answer(connection)[2] == b"ok"
 
 
 # -- what goes in and out ---------------------------------------------------------------------------------------------
@@ -602,13 +603,15 @@ def test_a_request_that_drips_is_cut_too() -> None:
 def test_a_connection_that_is_idle_is_cut_but_not_while_an_answer_is_being_made() -> None:
     streaming = Streaming()
     streaming.pieces = [b": only\n\n"]
-    with HttpHost(streaming, port=0, request_timeout=0.1, idle_timeout=0.1) as host:
-        with connect(host, GET) as stream, connect(host, post()) as idle:
-            answer(idle)
-            assert is_cut(idle)
-            assert not ended(streaming, seconds=1.5)  # it would have been cut by now
-            streaming.more.release()
-            assert answer(stream)[2] == b": only\n\n"
+    with ExitStack() as stack:
+        host = stack.enter_context(HttpHost(streaming, port=0, request_timeout=0.1, idle_timeout=0.1))
+        stream = stack.enter_context(connect(host, GET))
+        idle = stack.enter_context(connect(host, post()))
+        answer(idle)
+        assert is_cut(idle)
+        assert not ended(streaming, seconds=1.5)  # it would have been cut by now
+        streaming.more.release()
+        assert answer(stream)[2] == b": only\n\n"
 
 
 def test_a_client_that_takes_nothing_is_cut_and_its_thread_is_free() -> None:

@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 import redis
+from interop.authority import Authority
 
 from mcp_sync.deadlines import Deadline
 from mcp_sync.exceptions import MCPConnectionError
@@ -179,7 +180,7 @@ def test_by_the_clock_of_redis_everything_but_a_secret_expires(place: Place, sto
 
 def test_a_record_that_is_read_is_not_idle_however_long_that_takes(store: RedisSessionStore) -> None:
     store.create("session", "a", {}, 0.6)
-    reading = Background(lambda: store.read("session", "a", "s", None, 2.0))
+    reading = Background(lambda: store.read("session", "a", "s", None, 1.5))
     assert reading.result() == ([], False)
     assert store.load("session", "a") == {}
 
@@ -550,6 +551,27 @@ def test_over_a_unix_socket(tmp_path: Path, place: Place) -> None:
         store.create("session", "a", {"n": 1}, 100)
         assert store.load("session", "a") == {"n": 1}
         assert store._channel.endswith("notices:1")
+
+
+def test_over_tls_an_authority_of_our_own_is_trusted_where_the_url_says_so(tmp_path: Path) -> None:
+    authority = Authority(tmp_path / "papers")
+    paper = authority.certify("redis")
+    port = free_port()
+    options = ["--tls-port", str(port), "--tls-cert-file", str(paper.certificate), "--tls-key-file", str(paper.key)]
+    options += ["--tls-ca-cert-file", str(authority.file), "--tls-auth-clients", "no"]
+    with redis_running(tmp_path / "server", *options):
+        with RedisSessionStore(f"rediss://localhost:{port}/1?ssl_ca_certs={authority.file}") as store:
+            assert store.create("session", "a", {"n": 1}, 100)
+            assert store.load("session", "a") == {"n": 1}
+            assert str(authority.file) not in repr(store)
+        strict = RedisSessionStore(f"rediss://localhost:{port}/1")
+        with strict as store, pytest.raises(MCPConnectionError, match="certificate"):
+            store.load("session", "a")
+
+
+def test_a_url_need_not_say_more_than_redis() -> None:
+    with RedisSessionStore("redis://") as store:
+        assert repr(store) == "<RedisSessionStore redis://>"
 
 
 def test_behind_sentinels(tmp_path: Path) -> None:

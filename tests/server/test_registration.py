@@ -117,7 +117,7 @@ ADD: dict[str, tuple[Callable[[Server], object], type[Exception], list[str]]] = 
         ValueError,
         ["weather", "'day'"],
     ),
-    "a parameter without a place": (lambda s: s.add_resource("a://{?city}", weather), ValueError, ["weather", "'city'"]),
+    "an optional place": (lambda s: s.add_resource("a://{?city}", weather), ValueError, ["weather", "'city'"]),
     "half a brace": (lambda s: s.add_resource("a://{city", weather), ValueError, ["weather", "brace"]),
     "a place twice": (lambda s: s.add_resource("a://{city}/{city}", weather), ValueError, ["weather", "twice"]),
     "two places side by side": (

@@ -302,6 +302,40 @@ def test_types_that_are_defined_beside_the_function_are_found() -> None:
     assert made.output_schema is not None
 
 
+def test_types_that_are_defined_after_those_that_name_them_are_found() -> None:
+    class First(BaseModel):
+        second: list[Second]
+
+    class Second(BaseModel):
+        a: int
+
+    def tool(first: First) -> First:
+        return first
+
+    made = signature(tool)
+    first = made.call(made.bind({"first": {"second": [{"a": 1}]}}), None)
+    assert first.second == [Second(a=1)]
+    assert made.structure is not None
+    assert made.structure.structured(first) == {"second": [{"a": 1}]}
+
+
+def registered_elsewhere(function: Any) -> Signature:
+    Beside = int  # noqa: F841
+    return signature(function)
+
+
+def test_whoever_registers_a_function_does_not_change_what_its_types_mean() -> None:
+    @dataclasses.dataclass
+    class Beside:
+        a: int
+
+    @functools.lru_cache
+    def tool(beside: Beside) -> int:
+        return beside.a
+
+    assert "$defs" in registered_elsewhere(tool).input_schema
+
+
 def of_the_module(a: Point) -> Colour:
     return Colour.RED
 
@@ -1287,6 +1321,7 @@ SPHINX = """Get the weather.
             {"city": "Where, with the country.", "days": "How many."},
         ),
         ("\nArgs:\n    a: One.\n    b:\n        Two.", "", {"a": "One.", "b": "Two."}),
+        ("\nArgs:\n    a: One,\n        b: of two.", "", {"a": "One, b: of two."}),
         ("\nArgs:\n    nothing that is an item", "Args:\n    nothing that is an item", {}),
         ("The Args: are few.", "The Args: are few.", {}),
         ("Parameters\n\nare few.", "Parameters\n\nare few.", {}),

@@ -122,7 +122,7 @@ def test_a_session_takes_no_more_memory_than_its_bounds_whatever_a_tool_says(sto
     data = [bytes(4096) + b"%d" % n for n in range(64)]
     tracemalloc.start()
     try:
-        for number in range(60_000):
+        for number in range(30_000):
             payload = data[number % 64] + b"." if number % 10 == 0 else b"%d" % number
             store.append("session", "a", f"call{number // 3}", payload, last=number % 3 == 2)
         gc.collect()

@@ -190,11 +190,11 @@ def growth(before: dict[str, int], n: int) -> Times:
     return {"wall": per_one["rss"], "cpu": per_one["threads"], "base": float(before["rss"]), "total": 0.0}
 
 
-def popen_pipes(command: list[str]) -> tuple[Any, int, int]:
+def popen_pipes(command: list[str], **options: Any) -> tuple[Any, int, int]:
     """Start the server; return the process and the descriptors to write to and to read from."""
     import subprocess
 
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, **options)
     assert process.stdin is not None
     assert process.stdout is not None
     return process, process.stdin.fileno(), process.stdout.fileno()
