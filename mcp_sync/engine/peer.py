@@ -113,7 +113,8 @@ class Peer(Caller):
         self._handler = weakref.ref(handler) if handler is not None else None
         self._feed = channel.feed
         self._crew = Crew(f"mcp-{channel.threads}-request", limits.callbacks)
-        self._lock = threading.Lock()  # guards _session, _serving, _outbox, _outbox_bytes, _in_hand, _flush_posted, _end
+        # guards _session, _serving, _outbox, _outbox_bytes, _in_hand, _flush_posted, _end
+        self._lock = threading.Lock()
         self._session: Session[_Ticket[Any]] = session or Session()
         self._serving: dict[RequestId, Incoming] = {}
         self._outbox: deque[tuple[Message, int]] = deque()

@@ -99,7 +99,6 @@ class Server:
         tasks: What runs in the background; None until a tool may.
         store: What the processes of the application share; None: nothing.
         hub: Who hears of changes.
-        seal: What signs state.
         answerer: What says to each method.
     """
 
@@ -147,7 +146,7 @@ class Server:
         self.tasks: Tasks | None = None
         self.store: SessionStore | None = None
         self.hub = Hub()
-        self.seal = Seal(secret_key)
+        self._seal = Seal(secret_key)
         self.answerer = Answerer(self)
         self._lock = threading.Lock()  # guards _conversations, and tasks while they are made
         self._conversations: dict[Conversation, Callable[[], None]] = {}
@@ -523,12 +522,18 @@ class Server:
             store: Where sessions and tasks are kept.
             relay: Tells all processes of a notice.
         """
-        shared = store.secret("state") if secret_key is None and self.seal.is_random else secret_key
-        if shared is not None:
-            self.seal = Seal(shared)
+        if secret_key is not None:
+            self._seal = Seal(secret_key)
         if store.shared:
             self.hub.relay = relay
             self.store = store
+
+    @property
+    def seal(self) -> Seal:
+        """What signs state: by the key that was given, or else the store's, if there is one that processes share."""
+        if self._seal.is_random and self.store is not None and (shared := self.store.secret("state")) is not None:
+            self._seal = Seal(shared)
+        return self._seal
 
     def wsgi_app(self, **options: Any) -> WsgiApp:
         """Return a WSGI application that speaks Streamable HTTP, both eras at the path where it is mounted.

@@ -121,7 +121,7 @@ def _watches(watched: list[str], uri: str) -> bool:
 class Sessions:
     """The sessions of one application in this process.
 
-    Locks: ``_lock``, held for a few instructions.
+    Locks: ``_lock``, held for a few instructions; ``_beginning`` while the store begins to listen.
 
     Args:
         server: The server.
@@ -144,11 +144,11 @@ class Sessions:
 
     def forked(self) -> None:
         """Be as new: at first, and in a forked child."""
-        self._lock = threading.Lock()  # guards _running, _waiting, _streams, _stop_listening
+        self._lock = threading.Lock()  # guards _running, _waiting, _streams
+        self._beginning = threading.Lock()  # guards _stop_listening: held while the store is asked to listen
         self._running: dict[tuple[str, RequestId], Exchange] = {}
         self._waiting: dict[tuple[str, str], Future[dict[str, Any]]] = {}
-        self._streams: dict[str, Unasked] = {}
-        self._stop_listening = None
+        self._streams: dict[str, Unasked] = {}  # the store goes on listening in a forked child, too
 
     # -- the sessions -------------------------------------------------------------------------------------------------
 
@@ -296,6 +296,7 @@ class Sessions:
         """End all streams that are open here."""
         with self._lock:
             streams, self._streams = list(self._streams.values()), {}
+        with self._beginning:
             stop, self._stop_listening = self._stop_listening, None
         for stream in streams:
             stream.outbox.end()
@@ -387,7 +388,7 @@ class Sessions:
     def _listen(self) -> None:
         if not self.store.shared or self._stop_listening is not None:
             return
-        with self._lock:
+        with self._beginning:
             if self._stop_listening is None:
                 self._stop_listening = self.store.listen(self._heard)
 

@@ -261,7 +261,9 @@ class WsgiApp:
         return self._exchanges.respond(exchange, gone, start_response, closed)
 
     def _warn_of_the_key(self, visitor: Visitor) -> None:
-        if self._warned or not self._server.seal.is_random or not visitor.environ.get("wsgi.multiprocess"):
+        if self._warned or self._store.shared or not visitor.environ.get("wsgi.multiprocess"):
+            return
+        if not self._server.seal.is_random:
             return
         self._warned = True
         log.warning(

@@ -26,6 +26,15 @@ def lane() -> Iterator[Lane]:
     lane.close(Deadline(T))
 
 
+@pytest.fixture
+def fast_switching() -> Iterator[None]:
+    """Let threads take turns as often as is possible, so that what can go wrong between two steps does."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
 class Gate:
     """A job that runs until it is opened."""
 
@@ -269,6 +278,144 @@ def test_a_crew_may_be_closed_by_its_own_job() -> None:
     assert crew.start(close)
     assert closed.wait(T)
     crew.close(Deadline(T))
+
+
+def threads_named(name: str) -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith(name)]
+
+
+def test_a_crew_keeps_its_threads_for_the_next_jobs() -> None:
+    crew = Crew("mcp-test-kept", 5)
+    ran = threading.Semaphore(0)
+    for _ in range(50):
+        assert crew.start(ran.release)
+        assert ran.acquire(timeout=T)
+    assert 1 <= len(threads_named("mcp-test-kept")) <= 2  # a job is over a moment before its thread is free
+    crew.close(Deadline(T))
+    assert threads_named("mcp-test-kept") == []
+    crew.close(Deadline(T))
+
+
+def test_no_job_of_a_crew_waits_behind_another(fast_switching: None) -> None:
+    crew = Crew("mcp-test-crew", 6)
+    for _ in range(30):
+        together = threading.Barrier(7, timeout=T)
+        assert all(crew.start(together.wait) for _ in range(6))  # whatever threads are idle, each has one of its own
+        together.wait()
+        patience = Deadline(T)
+        while crew._placed:
+            assert not patience.expired
+    crew.close(Deadline(T))
+
+
+def test_an_idle_crew_retires_keeps_nothing_alive_and_starts_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "IDLE_SECONDS", 0.02)
+
+    class Something:
+        def __call__(self) -> None:
+            ran.release()
+
+    crew, ran = Crew("mcp-test-idle", 3), threading.Semaphore(0)
+    for _ in range(3):
+        something = Something()
+        gone = weakref.ref(something)
+        assert all(crew.start(something) for _ in range(3))
+        assert all(ran.acquire(timeout=T) for _ in range(3))
+        del something
+        assert all(join(thread, Deadline(T)) for thread in threads_named("mcp-test-idle"))
+        gc.collect()
+        assert gone() is None
+    crew.close(Deadline(T))
+
+
+def test_a_job_that_has_only_to_say_that_it_is_over_gives_its_place_to_another() -> None:
+    crew = Crew("mcp-test-crew", 2)
+    gates = [Gate() for _ in range(5)]
+
+    def ending(gate: Gate) -> None:
+        crew.give_place()
+        crew.give_place()  # it has but one
+        gate()
+
+    for gate in gates[:2]:
+        assert crew.start(lambda gate=gate: ending(gate))  # type: ignore[misc]
+        assert gate.entered.wait(T)
+    assert [crew.start(gate) for gate in gates[2:]] == [True, True, False]
+    assert all(gate.entered.wait(T) for gate in gates[2:4])
+    for gate in gates:
+        gate.open()
+    crew.close(Deadline(T))
+    assert crew._placed == 0
+
+
+def test_jobs_that_do_not_come_to_their_end_are_not_endlessly_many() -> None:
+    crew = Crew("mcp-test-crew", 3)
+    gates = [Gate() for _ in range(7)]
+
+    def ending(gate: Gate) -> None:
+        crew.give_place()
+        gate()
+
+    started = []
+    for gate in gates:
+        started.append(crew.start(lambda gate=gate: ending(gate)))  # type: ignore[misc]
+        assert not started[-1] or gate.entered.wait(T)
+    assert started == [True] * 6 + [False]
+    for gate in gates:
+        gate.open()
+    crew.close(Deadline(T))
+
+
+def test_nobody_gives_a_place_that_he_does_not_have() -> None:
+    crew, other = Crew("mcp-test-crew", 1), Crew("mcp-test-other", 1)
+    gate = Gate()
+    assert crew.start(gate)
+    assert gate.entered.wait(T)
+    crew.give_place()  # from outside
+    done = threading.Event()
+
+    def meddle() -> None:
+        crew.give_place()
+        done.set()
+
+    assert other.start(meddle)
+    assert done.wait(T)
+    assert not crew.start(gate)
+    gate.open()
+    crew.close(Deadline(T))
+    other.close(Deadline(T))
+
+
+def test_a_crew_runs_every_job_it_takes_once_and_never_more_than_allowed(fast_switching: None) -> None:
+    crew, running, most, ran = Crew("mcp-test-crew", 4), [0], [0], []
+    counting = threading.Lock()  # guards the three
+
+    def job() -> None:
+        with counting:
+            running[0] += 1
+            most[0] = max(most[0], running[0])
+        with counting:
+            running[0] -= 1
+            ran.append(1)
+
+    taken = in_threads(8, lambda _: sum(crew.start(job) for _ in range(100)))
+    crew.close(Deadline(T))
+    assert len(ran) == sum(taken) > 0
+    assert most[0] <= 4
+
+
+def test_a_crew_is_as_new_in_a_forked_child() -> None:
+    crew = Crew("mcp-test-crew", 1)
+    gate = Gate()
+    assert crew.start(gate)
+    threads = threads_named("mcp-test-crew")
+    crew.forked()  # where the thread that ran the job does not exist
+    done = threading.Event()
+    assert crew.start(done.set)
+    assert done.wait(T)
+    crew.close(Deadline(T))
+    gate.open()
+    assert all(thread.daemon for thread in threads)
 
 
 # -- Reaper ----------------------------------------------------------------------------------------------------------

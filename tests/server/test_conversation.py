@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import sys
 import threading
 import time
 from collections import Counter
@@ -55,6 +56,15 @@ class Gate:
 
 
 @pytest.fixture
+def fast_switching() -> Iterator[None]:
+    """Let threads take turns as often as is possible, so that what can go wrong between two steps does."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.fixture
 def server() -> Server:
     server = Server("s")
 
@@ -77,10 +87,6 @@ def server() -> Server:
 def wire(server: Server) -> Iterator[Wire]:
     with wire_to(server) as wire:
         yield wire
-
-
-def failure(code: int, id_: Any = None) -> tuple[int, Any]:
-    return code, id_
 
 
 def code_and_id(message: dict[str, Any]) -> tuple[int, Any]:
@@ -460,8 +466,9 @@ def test_as_many_as_allowed_run_at_once_and_the_next_is_refused_not_queued(serve
         if version == HANDSHAKE:
             assert wire.result("ping") == {}
         gate.open()
-        answers = {message["id"]: message["result"]["structuredContent"] for message in (wire.next() for _ in range(64))}
-        assert answers == {number: {"result": number} for number in range(64)}
+        answers = [wire.next() for _ in range(64)]
+        results = {answer["id"]: answer["result"]["structuredContent"]["result"] for answer in answers}
+        assert results == {number: number for number in range(64)}
         assert wire.call("echo", {"text": "and on"})["content"][0]["text"] == "and on"
 
 
@@ -528,14 +535,19 @@ def test_a_client_that_never_reads_blocks_the_tool_and_not_the_memory(server: Se
 def test_junk_of_a_client_that_never_reads_ends_the_connection(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(peer_module, "OUTBOX_BYTES", 1 << 19)
+    monkeypatch.setattr(peer_module, "OUTBOX_BYTES", 1 << 18)
+    monkeypatch.setattr(peer_module, "FLUSH_SECONDS", 0.1)
     wire = Wire(server)
-    junk = json.dumps(["x" * 60] * 1000).encode()  # a thousand refusals each
+    junk = json.dumps(["x"] * 20).encode()  # twenty refusals each
     with pytest.raises(MCPConnectionError):
-        for _ in range(10_000):
-            wire.raw(junk)
+        _say_for_ever(wire, junk)
     wire.close()
     server.close()
+
+
+def _say_for_ever(wire: Wire, line: bytes) -> None:
+    for _ in range(10_000):
+        wire.raw(line)
 
 
 def test_a_client_that_reads_late_still_gets_every_answer(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -644,9 +656,12 @@ def test_many_connections_come_and_go(server: Server) -> None:
 
 # -- I18: exactly one answer for every id -----------------------------------------------------------------------------
 
-SCALARS: Any = st.none() | st.booleans() | st.integers(-5, 5) | st.floats(allow_nan=False, width=16) | st.text(max_size=5)
+NUMBERS = st.integers(-5, 5) | st.floats(allow_nan=False, width=16)
+SCALARS: Any = st.none() | st.booleans() | NUMBERS | st.text(max_size=5)
 VALUES = st.recursive(
-    SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3), max_leaves=6
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=6,
 )
 METHODS = st.sampled_from(["ping", "tools/list", "tools/call", "initialize", "x", "notifications/x", ""]) | SCALARS
 PARAMS = st.sampled_from([{"name": "echo"}, {"_meta": {META + "protocolVersion": STATELESS}}]) | VALUES

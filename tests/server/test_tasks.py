@@ -9,7 +9,7 @@ from typing import Any
 
 import mcp_types as types
 import pytest
-from server.wire import HANDSHAKE, META, PATIENCE, STATELESS, Wire, wire_to
+from server.wire import HANDSHAKE, META, PATIENCE, Wire, wire_to
 
 from mcp_sync import Client, JSONRPCError, MCPError, MCPTimeoutError, ToolError
 from mcp_sync.deadlines import Deadline
@@ -100,6 +100,13 @@ class Tools:
 
     def await_ended(self) -> None:
         assert self.ended.acquire(timeout=PATIENCE)
+
+    def all_over(self) -> None:
+        """Wait until no task runs any more."""
+        patience = Deadline(PATIENCE)
+        while self.server.tasks._links:  # type: ignore[union-attr]
+            assert not patience.expired
+            threading.Event().wait(0.005)
 
 
 @pytest.fixture
@@ -251,16 +258,14 @@ def test_a_task_that_is_cancelled_is_told_so_and_stays_cancelled(tools: Tools, w
 def test_a_task_that_does_not_care_is_cancelled_all_the_same(tools: Tools, wire: Wire) -> None:
     tools.server.add_tool(lambda: tools.go.wait(PATIENCE), "stubborn", task="optional")
     task_id = start(wire, "stubborn")
-    listening = wire.ask("subscriptions/listen", {"notifications": {"taskIds": [task_id]}})
+    wire.ask("subscriptions/listen", {"notifications": {"taskIds": [task_id]}})
     wire.next()
-    wire.result("tasks/cancel", {"taskId": task_id})
-    assert wire.news  # what has come is in the queue; the one notice of it is enough
+    wire.ask("tasks/cancel", {"taskId": task_id})
+    assert wire.news("notifications/tasks")["params"]["status"] == "cancelled"
     tools.go.set()
-    tools.server.close()
-    told = []
-    while "method" in (message := wire.next()):
-        told.append(message["params"]["status"])
-    assert (told, message["id"]) == ([], listening) if not told else (["cancelled"], listening)
+    tools.all_over()
+    assert state_of(wire, task_id)["status"] == "cancelled"
+    assert [message for message in wire.rest() if "method" in message] == []  # that it has ended is no news any more
 
 
 def test_completed_is_for_ever_too(tools: Tools, wire: Wire) -> None:
@@ -377,10 +382,7 @@ def test_a_task_that_is_cancelled_while_it_asks_ends(tools: Tools, wire: Wire) -
     wire.result("tasks/cancel", {"taskId": task_id})
     state = state_of(wire, task_id)
     assert (state["status"], state.get("inputRequests")) == ("cancelled", None)
-    patience = Deadline(PATIENCE)
-    while tools.server.tasks._links:  # type: ignore[union-attr]
-        assert not patience.expired
-        threading.Event().wait(0.005)
+    tools.all_over()
 
 
 def test_our_client_answers_what_a_task_asks(tools: Tools) -> None:
@@ -568,5 +570,3 @@ def test_another_process_with_the_same_store_answers_for_a_task(tools: Tools, wi
         tools.await_ended()
         assert tools.saw == ["withdrawn"]
 
-
-_ = STATELESS
