@@ -14,6 +14,8 @@ import tarfile
 
 import docker
 
+import mcp_sync
+
 REPOSITORY, TAG = "mcp-sync-demo", "weather"
 IMAGE = f"{REPOSITORY}:{TAG}"
 COMMAND = ["/usr/bin/python", "-I", "-S", "/srv/run.py"]
@@ -34,8 +36,7 @@ print(json.dumps({{"files": sorted(filter(None, files)), "program": os.path.real
 RUN = """
 import sys
 sys.path[:0] = {path!r}
-import runpy
-runpy.run_path({script!r}, run_name="__main__")
+exec(compile(open({script!r}).read(), {script!r}, "exec"))
 """
 
 
@@ -48,7 +49,8 @@ def make(script: pathlib.Path) -> str:
         image.add(found["program"], COMMAND[0][1:], filter=of_root)
         for file in {*found["files"], *libraries([found["program"], *found["files"]]), str(script.resolve())}:
             image.add(pathlib.Path(file).resolve(), file[1:], filter=of_root)
-        text = RUN.format(path=[path for path in sys.path if path], script=str(script.resolve())).encode()
+        ours = str(pathlib.Path(mcp_sync.__file__).resolve().parents[1])
+        text = RUN.format(path=[ours, *filter(None, sys.path)], script=str(script.resolve())).encode()
         entry = tarfile.TarInfo("srv/run.py")
         entry.size = len(text)
         image.addfile(entry, io.BytesIO(text))

@@ -304,7 +304,7 @@ class Crew:
         self.forked()
 
     def forked(self) -> None:
-        """Be as new: at first, and in a forked child."""
+        """Be as new: at first, in a forked child, and after closing; what still runs then counts no more."""
         self._jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
         self._lock = threading.Lock()  # guards _threads, _busy, _placed, _closed
         self._threads: set[threading.Thread] = set()
@@ -320,7 +320,7 @@ class Crew:
                 return False
             if self._busy == len(self._threads):
                 try:
-                    self._threads.add(start_thread(f"{self._name}-{next(self._numbers)}", self._work))
+                    self._threads.add(start_thread(f"{self._name}-{next(self._numbers)}", self._work, self._jobs))
                 except RuntimeError:  # the interpreter is shutting down, or there can be no more threads
                     return False
             self._busy += 1
@@ -348,12 +348,12 @@ class Crew:
         for thread in [] if exiting() else threads:
             join(thread, deadline)
 
-    def _work(self) -> None:
-        while True:
+    def _work(self, jobs: queue.SimpleQueue[Job]) -> None:
+        while jobs is self._jobs:
             try:
-                job = self._jobs.get(timeout=IDLE_SECONDS)
+                job = jobs.get(timeout=IDLE_SECONDS)
             except queue.Empty:
-                if self._retire():
+                if self._retire(jobs):
                     return
                 continue
             if job is _stop:
@@ -363,11 +363,11 @@ class Crew:
             del job  # or the last job's objects would live as long as the idle worker
             self.give_place()
             with self._lock:
-                self._busy -= 1
+                self._busy -= jobs is self._jobs
 
-    def _retire(self) -> bool:
+    def _retire(self, jobs: queue.SimpleQueue[Job]) -> bool:
         with self._lock:
-            if not self._jobs.empty():
+            if not jobs.empty():
                 return False
             self._threads.discard(threading.current_thread())
             return True

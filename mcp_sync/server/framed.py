@@ -59,8 +59,8 @@ class WebSocketPipe(Pipe):
     ``_ending`` is held for a few instructions. The last two are taken last.
 
     Args:
-        line: The connection, upgraded.
-        protocol: The library's side of it, open.
+        line: The connection.
+        protocol: The library's side of it, with the answer to the upgrade yet to be sent.
         rest: What came behind the request for the upgrade.
         name: For people; without secrets.
         limit: The longest message in bytes.
@@ -110,6 +110,11 @@ class WebSocketPipe(Pipe):
         self._why = ""
         self._broken: OSError | None = None
         self._parting = self._said_goodbye = False
+        self._greeting = b"".join(protocol.data_to_send())
+
+    def greet(self) -> None:
+        """Send the answer to the upgrade; whoever writes first would do it otherwise."""
+        self._write_now()
 
     # -- reading, on the reader thread --------------------------------------------------------------------------------
 
@@ -376,9 +381,10 @@ class WebSocketPipe(Pipe):
         return MCPConnectionError(f"the connection to {self.name} is broken ({error.strerror or type(error).__name__})")
 
     def _put_controls(self) -> None:
-        """Have the control frames written that were put down; under ``_sending``, when nothing is half written."""
-        ping, pong, self._ping, self._pong = self._ping, self._pong, b"", b""
-        for frame in (ping, pong):
+        """Have what was put down written; under ``_sending``, when nothing is half written."""
+        waiting = self._greeting, self._ping, self._pong
+        self._greeting = self._ping = self._pong = b""
+        for frame in waiting:
             if frame:
                 self._put(frame)
 
@@ -456,6 +462,7 @@ class WebSocketPipe(Pipe):
             return
         try:
             self._flush_left(patience, wake=False)
+            self._put_controls()
             self._put(self._last_words())
             self._flush(patience, wake=False)
             self._said_goodbye = True

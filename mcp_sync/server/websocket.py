@@ -62,6 +62,9 @@ MOST_WAITING = 2000
 LISTEN_BACKLOG = 1024
 CLOSE_SECONDS = 5.0
 """For closing everything when ``run`` is left, and for giving back what one connection had."""
+LOOK_SECONDS = 1.0
+"""How often the main thread looks up: a Ctrl-C that comes while it waits for the interpreter just before it waits for a
+lock without a timeout is not seen until that is released (CPython 3.11)."""
 RETRY_SECONDS = 5
 """When somebody who found no place may come again."""
 SWITCHING = 101
@@ -201,7 +204,8 @@ class WebSocketHost:
         """
         try:
             self.start()
-            await_event(self._over)
+            while not await_event(self._over, LOOK_SECONDS):
+                pass
         finally:
             self.close(Deadline(CLOSE_SECONDS))
 
@@ -332,17 +336,19 @@ class WebSocketHost:
     ) -> None:
         key = next(self._numbers)
         self._take_place()
+        protocol.send_response(response)
         try:
             pipe = self._pipe(guest, protocol, key)
         except OSError as error:  # too many open files
             self._leave_place()
             raise _busy("no more connections can be had") from error
-        protocol.send_response(response)
-        guest.say(b"".join(protocol.data_to_send()))
         assert self._door is not None
         self._door.entrust(guest)
-        threads = f"websocket-{self._port}-{key}"
-        self._hand_over(key, WebSocketChannel(pipe, self._limits, threads, headers, principal))
+        channel = WebSocketChannel(pipe, self._limits, f"websocket-{self._port}-{key}", headers, principal)
+        with self._lock:
+            self._channels[key] = channel
+        pipe.greet()  # not before: whoever closes the host meanwhile has to know whom to say goodbye to
+        self._hand_over(channel)
 
     def _pipe(self, guest: Guest, protocol: ServerProtocol, key: int) -> WebSocketPipe:
         host, port = guest.address
@@ -362,9 +368,7 @@ class WebSocketHost:
         with self._lock:
             self._places -= 1
 
-    def _hand_over(self, key: int, channel: WebSocketChannel) -> None:
-        with self._lock:
-            self._channels[key] = channel
+    def _hand_over(self, channel: WebSocketChannel) -> None:
         try:
             self._serve(channel)
         except BaseException:  # no more threads, most likely

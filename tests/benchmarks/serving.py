@@ -149,11 +149,7 @@ HEADERS = {"Content-Type": "application/json", "Accept": "application/json, text
 _TINY = {"params": {"name": "bench_tiny", "arguments": {"a": 1, "b": 2}}, "expected": ('"3"',)}
 _TEXT = {"name": "bench_text", "arguments": {"number": 100_000}}
 _STEPS = {"name": "bench_steps", "arguments": {"number": 3}, "_meta": {"progressToken": int(wrk.MARK)}}
-_SAME = "answers as JSON anyhow"
-_STATELESS = {
-    "era": "stateless",
-    "without": {"sdk1": "knows no 2026-07-28", "sdk2-json": _SAME, "fastmcp-json": _SAME},
-}
+_STATELESS = {"era": "stateless", "without": {"sdk1": "knows no 2026-07-28"}}
 _NO_PROGRESS = "JSON has no room for progress"
 
 CASES = {

@@ -404,18 +404,26 @@ def test_a_crew_runs_every_job_it_takes_once_and_never_more_than_allowed(fast_sw
     assert most[0] <= 4
 
 
-def test_a_crew_is_as_new_in_a_forked_child() -> None:
+def test_a_crew_that_was_renewed_does_not_count_what_still_runs(caplog: pytest.LogCaptureFixture) -> None:
     crew = Crew("mcp-test-crew", 1)
-    gate = Gate()
-    assert crew.start(gate)
-    threads = threads_named("mcp-test-crew")
-    crew.forked()  # where the thread that ran the job does not exist
-    done = threading.Event()
-    assert crew.start(done.set)
-    assert done.wait(T)
-    crew.close(Deadline(T))
+    stubborn, gate = Gate(), Gate()
+    assert crew.start(stubborn)
+    assert stubborn.entered.wait(T)
+    (survivor,) = threads_named("mcp-test-crew")
+    crew.close(Deadline(0.01))
+    crew.forked()
+    for _ in range(2):
+        done = threading.Event()
+        assert crew.start(done.set)
+        assert done.wait(T)
+        stubborn.open()
+        assert join(survivor, Deadline(T))
+        patience = Deadline(T)
+        while crew._busy:
+            assert not patience.expired
+    assert [crew.start(gate), crew.start(gate)] == [True, False]
     gate.open()
-    assert all(thread.daemon for thread in threads)
+    crew.close(Deadline(T))
 
 
 # -- Reaper ----------------------------------------------------------------------------------------------------------

@@ -446,6 +446,20 @@ def test_much_is_streamed_whole_to_a_client_that_reads_late() -> None:
         assert answer(connection)[2] == b"".join(streaming.pieces)
 
 
+def test_the_main_thread_leaves_a_connection_alone_that_a_worker_writes_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_at: list[tuple[bool, str]] = []
+    send = waitress_parts.Connection.send
+
+    def watched(self: Any, data: bytes, do_close: bool = True) -> int:
+        looked_at.append((self.writable(), threading.current_thread().name))
+        return int(send(self, data, do_close))
+
+    monkeypatch.setattr(waitress_parts.Connection, "send", watched)
+    with HttpHost(echo, port=0) as host, connect(host, post(b"four")) as connection:
+        assert answer(connection)[2] == b"4"
+    assert looked_at == [(False, f"mcp-http-{host.address[1]}-1")]  # or it would poll it again and again meanwhile
+
+
 def test_requests_beyond_the_threads_wait_and_all_are_answered() -> None:
     with HttpHost(echo, port=0, threads=2) as host, ExitStack() as stack:
         connections = [stack.enter_context(connect(host, post(b"x" * n))) for n in range(40)]

@@ -824,9 +824,9 @@ def test_run_serves_on_the_calling_thread_until_it_is_closed() -> None:
 PROGRAM = """
     import os, sys, threading
     from mcp_sync.server.websocket import WebSocketHost
-    from mcp_sync.testing.tools import PartnerServer
+    from mcp_sync.testing.tools import Collector, PartnerServer
 
-    host = WebSocketHost(PartnerServer().serve, port=0)
+    host = WebSocketHost(lambda channel: channel.start(Collector()), port=0)
     """
 
 
@@ -898,6 +898,7 @@ def test_a_forked_child_has_nothing_of_the_parents_and_hurts_nothing() -> None:
     code = """
         from mcp_sync import WebSocketTransport
 
+        host = WebSocketHost(PartnerServer().serve, port=0)
         host.start()
         session = WebSocketTransport(host.url).create_session()
         child = os.fork()
@@ -1127,9 +1128,7 @@ def test_a_thousand_idle_clients_cost_a_thread_each_and_a_hundred_kilobytes_and_
         host.close(Deadline(5))
         print(host.connections, flush=True)
         """
-    channels = "host = WebSocketHost(lambda channel: channel.start(Collector()), port=0)\n"
-    imported = "from mcp_sync.testing.tools import Collector\n"
-    with program(imported + channels + textwrap.dedent(code)) as child, ExitStack() as stack:
+    with program(code) as child, ExitStack() as stack:
         assert child.stdout is not None
         assert child.stdin is not None
         port = int(child.stdout.readline().rpartition(":")[2].partition("/")[0])
