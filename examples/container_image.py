@@ -1,7 +1,7 @@
 """Make an image of this very Python and one server script, with nothing pulled: for the demo of containers.
 
-It holds the interpreter, the shared libraries that ``ldd`` names, and all files that the script's imports load. An image
-of yours will rather begin with ``FROM python:3-slim``; any image will do that runs a server on its stdin and stdout.
+It holds the interpreter, the shared libraries that ``ldd`` names, and all files that the script's imports load. Yours
+will rather begin with ``FROM python:3-slim``; any image will do that runs a server on its stdin and stdout.
 """
 
 import io

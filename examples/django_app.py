@@ -97,6 +97,7 @@ def find_books(context: Context, author: str = "", since: int = 0) -> list[dict[
     """Find books.
 
     Args:
+        context: Filled in by us; no part of the schema.
         author: A part of the author's name.
         since: The first year.
     """

@@ -31,7 +31,11 @@ def tour_over_stdio() -> None:
         for tool in client.list_tools():
             print(f"  {tool.name}: {tool.description}")
         show("stdio", client)
-        print("tour:", client.call_tool("tour", on_progress=lambda done, of, city: print(f"  {done:g}/{of:g} {city}")).text)
+
+        def report(done, of, city):
+            print(f"  {done:g}/{of:g} {city}")
+
+        print("tour:", client.call_tool("tour", on_progress=report).text)
         print("greet:", client.call_tool("greet").text)
         print("an error:", client.call_tool("get_weather", {"city": "Atlantis"}).text)
 

@@ -1,4 +1,6 @@
-"""A small MCP server: tools, a resource, a prompt. One program, whatever the transport::
+"""A small MCP server: tools, a resource, a prompt.
+
+One program, whatever the transport::
 
     python examples/weather_server.py                  # over stdio, as desktop applications start it
     python examples/weather_server.py http 8000        # Streamable HTTP: http://127.0.0.1:8000/mcp

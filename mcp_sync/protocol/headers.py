@@ -296,6 +296,7 @@ def routing_flaw(request: Request, headers: Mapping[str, str]) -> str | None:
     """Return what is wrong with the headers that mirror what every request has, or None. The text shows no value.
 
     A name that the params do not have, or not as text, is not looked for: whoever answers says best what is missing.
+    The id of a task need not be mirrored, for fastmcp's client does not; where it is, it has to be right.
     Source: basic/transports/streamable-http, server validation; values are case-sensitive, blanks around them are not
     part of them. Headers that were repeated arrive joined by a comma, and so are no match.
 
@@ -306,7 +307,7 @@ def routing_flaw(request: Request, headers: Mapping[str, str]) -> str | None:
     flaw = _mirror_flaw(METHOD, request.method, "its method", headers)
     key = _NAMED_BY.get(request.method)
     name = (request.params or {}).get(key) if key else None
-    if flaw or not isinstance(name, str):
+    if flaw or not isinstance(name, str) or (key == "taskId" and NAME.lower() not in headers):
         return flaw
     return _mirror_flaw(NAME, name, f"params.{key}", headers)
 

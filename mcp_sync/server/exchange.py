@@ -91,7 +91,7 @@ class Exchange(Link):
 
     def close_stream(self, retry: float | None) -> None:
         """End the response here; who has an event id can come back for the rest."""
-        if self._record is None:
+        if self._record is None or not self._primes:
             return
         self._become_stream()
         self.outbox.put_now(event(b"", self._record(b"", False), retry))

@@ -17,6 +17,7 @@ import os
 import select
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -103,14 +104,16 @@ class WebSocketPipe(Pipe):
         self._pings = (0, self._heard)
         self._read_bytes = READ_BYTES
         self._message = bytearray()
-        self._ping = self._pong = self._goodbye = b""  # frames that wait; replaced whole
+        self._greeting = deque([b"".join(protocol.data_to_send())])
+        self._ping: deque[bytes] = deque(maxlen=1)
+        self._pong: deque[bytes] = deque(maxlen=1)
+        self._goodbye = b""
         self._posted = self._busy = False
         self._closing: frames.Closing | None = None
         self._flaw: frames.Flaw | None = None
         self._why = ""
         self._broken: OSError | None = None
         self._parting = self._said_goodbye = False
-        self._greeting = b"".join(protocol.data_to_send())
 
     def greet(self) -> None:
         """Send the answer to the upgrade; whoever writes first would do it otherwise."""
@@ -253,9 +256,9 @@ class WebSocketPipe(Pipe):
         for frame in wanted:
             opcode = frame[0] & 0x0F if frame else None  # b"" asks to end the connection; that comes by itself
             if opcode == frames.PONG:
-                self._pong = frame
+                self._pong.append(frame)
             elif opcode == frames.PING:
-                self._ping = frame
+                self._ping.append(frame)
             elif opcode == frames.CLOSE:
                 self._goodbye = frame
         if self._ping or self._pong:
@@ -382,11 +385,9 @@ class WebSocketPipe(Pipe):
 
     def _put_controls(self) -> None:
         """Have what was put down written; under ``_sending``, when nothing is half written."""
-        waiting = self._greeting, self._ping, self._pong
-        self._greeting = self._ping = self._pong = b""
-        for frame in waiting:
-            if frame:
-                self._put(frame)
+        for waiting in (self._greeting, self._ping, self._pong):
+            while waiting:
+                self._put(waiting.popleft())
 
     # -- on the outlet ------------------------------------------------------------------------------------------------
 
@@ -412,6 +413,8 @@ class WebSocketPipe(Pipe):
             self._sending.release()
         if self._line.blocked:
             self._bell.ring()
+        elif (self._ping or self._pong) and not self._parting:  # put down meanwhile
+            self._write_soon()
 
     # -- the end ------------------------------------------------------------------------------------------------------
 

@@ -343,7 +343,12 @@ class Tasks:
 
 
 def _public(value: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: one for key, one in value.items() if key not in _PRIVATE and one is not None}
+    """Return what a client is told of a task; a question that it has answered is none, though nobody has read it."""
+    known = {key: one for key, one in value.items() if key not in _PRIVATE and one is not None}
+    if "inputRequests" in known:
+        left = {key: one for key, one in known.pop("inputRequests").items() if key not in value["answers"]}
+        return {**known, "inputRequests": left} if left else {**known, "status": "working"}
+    return known
 
 
 def _unused(keys: Iterable[str], used: set[str]) -> dict[str, str]:

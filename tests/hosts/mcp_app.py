@@ -1,4 +1,4 @@
-"""An MCP server for WSGI hosts: ``app``, at /mcp. MCP_STORE is the URL of a Redis server, MCP_JOURNAL a file of notes."""
+"""An MCP server for WSGI hosts: ``app``, at /mcp. MCP_STORE is the URL of a Redis server, MCP_JOURNAL a file."""
 
 from __future__ import annotations
 
