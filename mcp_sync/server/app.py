@@ -499,6 +499,9 @@ class Server:
     def run(self, transport: str = "stdio", **options: Any) -> None:
         """Serve on the calling thread, until the client goes (stdio), Ctrl-C, or for ever.
 
+        Ctrl-C closes everything; then ``http``, ``sse`` and ``websocket`` return, as web servers do, and ``stdio``
+        raises KeyboardInterrupt. SIGTERM is left to the program.
+
         Args:
             transport: ``stdio``; ``http``: Streamable HTTP; ``sse``: the older HTTP+SSE; ``websocket``.
             **options: For ``http`` and ``sse``: as ``mcp_sync.server.hosting.HttpHost`` (``host``, ``port``,

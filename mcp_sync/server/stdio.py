@@ -11,7 +11,8 @@ of a process around one conversation.
 * **The end.** The client closes stdin, or dies, which is the same. Requests that are under way have LAST_WORDS_SECONDS
   to be answered: a client may close its side first and still read. What runs on after that does so on daemon threads,
   which keep no process alive. Stdin is read by ``os.read`` only: a daemon thread that waits in ``sys.stdin`` makes the
-  interpreter abort when it exits; one that is about to print would, too (``_unlock_prints``).
+  interpreter abort when it exits; so would one that is caught in the middle of a print (``_unlock_prints``). Only a
+  client that never reads our stderr can hold us up: whoever prints waits for it, as in any program.
 * **Signals.** There are no handlers. SIGTERM ends the process as it does any other; Ctrl-C leaves ``run_stdio`` as a
   KeyboardInterrupt, once the conversation is closed.
 
@@ -173,8 +174,10 @@ class _Noting:
         self._sink.lost(request_id, error)
 
     def closed(self, error: MCPError) -> None:
-        self._sink.closed(error)
-        self._over.set()
+        try:
+            self._sink.closed(error)
+        finally:
+            self._over.set()
 
 
 class StdioChannel(PipeChannel):
@@ -307,7 +310,7 @@ class StdioPipe(Pipe):
         limit: The longest line in bytes.
 
     Attributes:
-        debts: What the client has asked and not been answered; ``read`` ends a while after stdin if there is such.
+        debts: What the client has asked and not been answered; while there is such the stream outlives stdin a little.
         flaw: What ended the connection, if it was not the client closing it; else empty.
 
     Raises:

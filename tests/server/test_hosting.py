@@ -244,6 +244,21 @@ def test_closing_tells_the_application_first_so_that_answers_arrive_whole() -> N
     assert 0 < told[0].limit <= PATIENCE / 2
 
 
+def test_nobody_comes_in_while_the_application_closes() -> None:
+    refused: list[bool] = []
+
+    def comes_in() -> bool:
+        try:
+            connect(host).close()
+        except ConnectionError:
+            return False
+        return True
+
+    with HttpHost(echo, port=0, on_close=lambda deadline: refused.append(until(lambda: not comes_in()))) as host:
+        assert comes_in()
+    assert refused == [True]
+
+
 def test_an_application_that_fails_to_close_keeps_nobody(caplog: pytest.LogCaptureFixture) -> None:
     def on_close(deadline: Deadline) -> None:
         raise ValueError("not now")
@@ -460,6 +475,20 @@ def test_the_main_thread_leaves_a_connection_alone_that_a_worker_writes_to(monke
     assert looked_at == [(False, f"mcp-http-{host.address[1]}-1")]  # or it would poll it again and again meanwhile
 
 
+def test_the_main_thread_is_woken_for_what_a_client_does_not_take_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waitress_parts, "TURN_SECONDS", 60)  # by itself it looks after that time
+    streaming = Streaming()
+    streaming.pieces = [b"x" * (waitress_parts.MOST_UNSENT // 2)] * 16
+    streaming.more = threading.Semaphore(15)  # guards nothing
+    with HttpHost(streaming, port=0) as host, connect(host) as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 17)
+        connection.sendall(GET)
+        assert streaming.began.acquire(timeout=PATIENCE)
+        response = http.client.HTTPResponse(connection)
+        response.begin()
+        assert len(response.read(len(b"".join(streaming.pieces)))) == len(b"".join(streaming.pieces))
+
+
 def test_requests_beyond_the_threads_wait_and_all_are_answered() -> None:
     with HttpHost(echo, port=0, threads=2) as host, ExitStack() as stack:
         connections = [stack.enter_context(connect(host, post(b"x" * n))) for n in range(40)]
@@ -565,6 +594,48 @@ def test_a_client_that_has_gone_is_seen_while_nothing_is_written() -> None:
         connection.close()
         with within(NOTICED):
             assert ended(streaming)
+
+
+def test_the_host_itself_knows_of_a_client_that_has_gone() -> None:
+    told: list[bool] = []
+
+    def app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        inside.set()
+        told.append(until(environ["waitress.client_disconnected"]))  # so the next write fails, not the one after
+        return plain(start_response, b"")
+
+    inside = threading.Event()
+    with HttpHost(app, port=0) as host:
+        connection = connect(host, GET)
+        assert inside.wait(PATIENCE)
+        connection.close()
+    assert told == [True]
+
+
+@pytest.fixture
+def put_away(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """The requests whose bodies, which may be in files, were closed."""
+    closed: list[object] = []
+    close = waitress_parts.HTTPChannel.parser_class.close
+    monkeypatch.setattr(waitress_parts.HTTPChannel.parser_class, "close", lambda self: (closed.append(self), close(self)))
+    return closed
+
+
+def test_a_request_behind_one_whose_client_has_gone_is_put_away(put_away: list[object]) -> None:
+    streaming = Streaming()
+    with HttpHost(streaming, port=0) as host:
+        connection = connect(host, GET + post(b"x" * 1_000_000))
+        assert streaming.began.acquire(timeout=PATIENCE)
+        connection.close()
+        assert ended(streaming)
+        assert until(lambda: len(set(map(id, put_away))) == 2)
+
+
+def test_half_a_request_is_put_away(put_away: list[object]) -> None:
+    with HttpHost(echo, port=0) as host, connect(host, post() + PARTS["body"]) as connection:
+        answer(connection)
+        assert len(put_away) == 1
+    assert until(lambda: len(set(map(id, put_away))) == 2)
 
 
 # -- bad clients ------------------------------------------------------------------------------------------------------

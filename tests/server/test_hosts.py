@@ -15,6 +15,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -207,6 +208,17 @@ class Stubborn:
 def test_of_an_unknown_host_nothing_is_said(environ: dict[str, Any]) -> None:
     assert threads_of(environ, start_response) is None
     assert client_gone(environ)() is False
+
+
+@pytest.mark.parametrize(("kind", "threads"), [("gthread", 7), ("gevent", None), ("eventlet", None)])
+def test_only_those_workers_of_gunicorn_that_have_threads_tell_how_many(kind: str, threads: int | None) -> None:
+    class Response:
+        cfg = SimpleNamespace(threads=7, worker_class_str=kind)
+
+        def start_response(self) -> None:
+            """Stand for gunicorn's."""
+
+    assert threads_of({"wsgi.multithread": True}, Response().start_response) == threads
 
 
 def test_a_host_without_threads_has_one() -> None:

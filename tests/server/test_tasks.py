@@ -14,6 +14,7 @@ from server.wire import HANDSHAKE, META, PATIENCE, Wire, wire_to
 from mcp_sync import Client, JSONRPCError, MCPError, MCPTimeoutError, ToolError
 from mcp_sync.deadlines import Deadline
 from mcp_sync.server import Context, Elicit, MemorySessionStore, Roots, Server, Withdrawn
+from mcp_sync.server import tasks as tasks_module
 from mcp_sync.server.hub import Notice
 
 TASKS = META + "tasks"
@@ -36,6 +37,7 @@ class Tools:
         for function in (self.name, self.both, self.again, self.places, self.impatient):
             server.add_tool(function, task="optional")
         server.add_tool(self.later)
+        server.add_tool(self.later, "at_once", task="optional")
 
     def work(self, context: Context, label: str = "") -> str:
         self.entered.release()
@@ -264,8 +266,8 @@ def test_a_task_that_does_not_care_is_cancelled_all_the_same(tools: Tools, wire:
     assert wire.news("notifications/tasks")["params"]["status"] == "cancelled"
     tools.go.set()
     tools.all_over()
-    assert state_of(wire, task_id)["status"] == "cancelled"
     assert [message for message in wire.rest() if "method" in message] == []  # that it has ended is no news any more
+    assert state_of(wire, task_id)["status"] == "cancelled"
 
 
 def test_completed_is_for_ever_too(tools: Tools, wire: Wire) -> None:
@@ -422,6 +424,12 @@ def test_a_tool_may_go_on_in_the_background(tools: Tools, wire: Wire) -> None:
     assert text_of(state_of(wire, task_id, "completed")) == "worked for you"
 
 
+def test_what_is_in_the_background_already_goes_on_there(tools: Tools, wire: Wire) -> None:
+    task_id = start(wire, "at_once")
+    tools.go.set()
+    assert text_of(state_of(wire, task_id, "completed")) == "worked for you"
+
+
 def test_a_tool_may_ask_first_and_then_go_on_in_the_background(tools: Tools, wire: Wire) -> None:
     params: dict[str, Any] = {"name": "later", "arguments": {"ask": True}}
     asked = wire.result("tools/call", params)
@@ -433,8 +441,14 @@ def test_a_tool_may_ask_first_and_then_go_on_in_the_background(tools: Tools, wir
     assert text_of(state_of(wire, started["taskId"], "completed")) == "worked for Ann"
 
 
-def test_two_tools_that_go_on_at_once_share_one_extension() -> None:
+def test_two_tools_that_go_on_at_once_share_one_extension(monkeypatch: pytest.MonkeyPatch) -> None:
     server, ready = Server("s"), threading.Barrier(4, timeout=PATIENCE)
+
+    def slowly() -> MemorySessionStore:
+        threading.Event().wait(0.05)
+        return MemorySessionStore()
+
+    monkeypatch.setattr(tasks_module, "MemorySessionStore", slowly)
 
     @server.tool()
     def later(context: Context) -> str:

@@ -30,12 +30,16 @@ class Wire:
     """
 
     def __init__(
-        self, server: Server, version: str | None = STATELESS, capabilities: Mapping[str, Any] | None = None
+        self,
+        server: Server,
+        version: str | None = STATELESS,
+        capabilities: Mapping[str, Any] | None = None,
+        channel: type[PipeChannel] = PipeChannel,
     ) -> None:
         self.version = version
         self.capabilities = dict(capabilities or {})
         self._pipe, theirs = memory_pipes()
-        self.conversation = server.serve(PipeChannel(theirs, Limits(message_size=server.limits.message_size)))
+        self.conversation = server.serve(channel(theirs, Limits(message_size=server.limits.message_size)))
         self._came: queue.Queue[dict[str, Any] | None] = queue.Queue()
         self._reader: Any = None
         self._numbers = iter(range(1000, 1_000_000))
@@ -161,9 +165,11 @@ class Wire:
 
 
 @contextmanager
-def wire_to(server: Server, version: str = STATELESS, **capabilities: Any) -> Iterator[Wire]:
+def wire_to(
+    server: Server, version: str = STATELESS, channel: type[PipeChannel] = PipeChannel, **capabilities: Any
+) -> Iterator[Wire]:
     """Connect to a server by the rules of a version, and close it and the connection in the end."""
-    wire = Wire(server, STATELESS, capabilities)
+    wire = Wire(server, STATELESS, capabilities, channel)
     try:
         if version != STATELESS:
             wire.greet(version)
