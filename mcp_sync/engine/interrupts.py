@@ -28,9 +28,16 @@ def what_broke(broken: RuntimeError) -> BaseException:
     return broken.__context__ if isinstance(broken.__context__, KeyboardInterrupt) else broken
 
 
+SLICE_SECONDS = 1.0
+"""Ctrl-C that comes in the instant in which the main thread goes to sleep is noticed when it wakes up."""
+
+
 def await_event(event: threading.Event, seconds: float | None = None) -> bool:
     """Wait for an event; False: the seconds passed first. Ctrl-C comes out as what it is."""
     try:
+        while seconds is None:
+            if event.wait(SLICE_SECONDS):
+                return True
         return event.wait(seconds)
     except RuntimeError as broken:
         raise what_broke(broken) from None

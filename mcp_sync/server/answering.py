@@ -236,7 +236,7 @@ class Answerer:
         if "requestState" not in call.params:
             return {}, given
         try:
-            carried = self._server.seal.open(call.params["requestState"], _bound(call))
+            carried = self._server.seal.open(call.params["requestState"], self._bound(call))
         except ValueError:
             reason = {"reason": "invalid_request_state"}
             raise JSONRPCError(INVALID_PARAMS, "invalid or expired requestState", reason) from None
@@ -246,8 +246,13 @@ class Answerer:
         result: dict[str, Any] = {"resultType": "input_required", "inputRequests": dict(wanted.requests)}
         if context.asked or context.state:
             carried = {"state": context.state, "answers": context.asked}
-            result["requestState"] = self._server.seal.close(carried, _bound(call))
+            result["requestState"] = self._server.seal.close(carried, self._bound(call))
         return result
+
+    def _bound(self, call: Call) -> str:
+        """Return what a state is good for: this server, this method, this thing, these arguments, this principal."""
+        params = {key: call.params.get(key) for key in ("name", "uri", "arguments")}
+        return digest([self._server.name, call.request.method, params, call.asker.principal])
 
     # -- resources ----------------------------------------------------------------------------------------------------
 
@@ -408,12 +413,6 @@ def _nothing(call: Call) -> dict[str, Any]:
 
 def _tool_error(text: str) -> dict[str, Any]:
     return {"content": [{"type": "text", "text": text}], "isError": True}
-
-
-def _bound(call: Call) -> str:
-    """Return what a state is good for: this method, of this thing, with these arguments, by this principal."""
-    params = {key: call.params.get(key) for key in ("name", "uri", "arguments")}
-    return digest([call.request.method, params, call.asker.principal])
 
 
 def _offset(cursor: object) -> int:

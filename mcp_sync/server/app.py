@@ -64,7 +64,6 @@ F = TypeVar("F", bound="Callable[..., Any]")
 CLOSE_SECONDS = 5.0
 MAX_REQUESTS = 64
 SCOPES = ("private", "public")
-TRANSPORTS = ("stdio", "http", "sse", "websocket")
 
 
 class Server:

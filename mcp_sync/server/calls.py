@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
@@ -97,11 +97,13 @@ class Call:
         request: The request as it came.
         asker: Who asks.
         link: The way back.
+        around: Makes a context that the application runs in; None: none in particular.
     """
 
     request: Request
     asker: Asker
     link: Link
+    around: Callable[[], Any] | None = None
 
     @property
     def params(self) -> dict[str, Any]:

@@ -17,14 +17,22 @@ from ..engine.interrupts import await_event
 from ..engine.peer import Peer
 from ..exceptions import JSONRPCError, LocalProtocolError, MCPError, MessageTooLarge
 from ..policies import Limits
-from ..protocol.eras import ACKNOWLEDGED, Handshake
+from ..protocol.eras import ACKNOWLEDGED, CAPABILITIES_KEY, VERSION_KEY, Handshake
 from ..protocol.messages import INVALID_PARAMS, INVALID_REQUEST, Notification, Request, RequestId
 from ..protocol.negotiation import Agreement
 from ..protocol.serving import ServerSession, envelope_of
 from ..protocol.session import LISTEN
+from .allowances import (
+    CONNECTION_BYTES,
+    MAX_SUBSCRIPTIONS,
+    check_greeting,
+    check_uri,
+    json_bytes,
+    text_bytes,
+)
 from .answering import checked_level, stateless_asker
 from .calls import Asker, Call, Link, Wire, Withdrawn
-from .hub import Interest, Notice, is_at_or_below
+from .hub import Interest, Notice, any_at_or_above
 
 if TYPE_CHECKING:
     from .app import Server
@@ -38,7 +46,6 @@ GOODBYE_SECONDS = 0.25
 CLOSE_SECONDS = 2.0
 FIRST_LEVEL = "info"
 """The level of log messages until the client sets one (server/utilities/logging)."""
-MAX_SUBSCRIPTIONS = 1000
 
 
 class _PeerLink(Link):
@@ -75,12 +82,25 @@ class _PeerLink(Link):
         return future.raw()
 
 
+def _stranger(request: Request) -> JSONRPCError:
+    """Return the error for who has sent no ``initialize``, nor what the stateless era demands of each request."""
+    meta = (request.params or {}).get("_meta")
+    if isinstance(meta, Mapping) and CAPABILITIES_KEY in meta:
+        return JSONRPCError(INVALID_PARAMS, f"params._meta lacks {VERSION_KEY}, a string")
+    return JSONRPCError(INVALID_REQUEST, f"{request.method:.80}: params._meta is missing; or send initialize first")
+
+
 class _Subscription:
-    """One ``subscriptions/listen`` of a conversation."""
+    """One ``subscriptions/listen`` of a conversation.
+
+    Attributes:
+        size: Bytes of its request, which the Peer keeps whole until it is answered.
+    """
 
     def __init__(self, peer: Peer, request: Request, interest: Interest, withdrawn: threading.Event) -> None:
         self._peer = peer
         self.request = request
+        self.size = json_bytes(request.params)
         self.interest = interest
         self._withdrawn = withdrawn
 
@@ -178,8 +198,7 @@ class Conversation:
             return self._initialize(request)
         asker = self._asker
         if asker is None:
-            text = f"{request.method:.80}: params._meta is missing; or send initialize first"
-            raise JSONRPCError(INVALID_REQUEST, text)
+            raise _stranger(request)
         if request.method in self._own:
             return self._own[request.method](request)
         return self._answer(Call(request, asker, _PeerLink(self._peer, incoming.withdrawn, asks=True)))
@@ -196,6 +215,7 @@ class Conversation:
     def _initialize(self, request: Request) -> dict[str, Any]:
         params = request.params or {}
         version, result = self._server.answerer.initialized(params)
+        check_greeting(params.get("clientInfo") or {}, params.get("capabilities") or {})
         asker = Asker(
             version,
             False,
@@ -219,11 +239,22 @@ class Conversation:
 
     def _watch(self, request: Request) -> dict[str, Any]:
         uri = self._server.checked_uri(request.params or {})
+        check_uri(uri)
         with self._lock:
-            if len(self._watched) >= MAX_SUBSCRIPTIONS and uri not in self._watched:
-                raise JSONRPCError(INVALID_PARAMS, f"more than {MAX_SUBSCRIPTIONS} resources are subscribed to")
-            self._watched |= {uri}
+            if uri not in self._watched:
+                if len(self._watched) >= MAX_SUBSCRIPTIONS:
+                    raise JSONRPCError(INVALID_PARAMS, f"more than {MAX_SUBSCRIPTIONS} resources are subscribed to")
+                self._make_room(text_bytes(uri))
+                self._watched |= {uri}
         return {}
+
+    def _make_room(self, size: int) -> None:
+        """Forget subscriptions that are over; under the lock. Raises JSONRPCError where still too much is kept."""
+        self._subscriptions = {key: one for key, one in self._subscriptions.items() if not one.over}
+        kept = sum(map(text_bytes, self._watched)) + sum(one.size for one in self._subscriptions.values())
+        if kept + size > CONNECTION_BYTES:
+            text = f"the subscriptions of this connection are more than {CONNECTION_BYTES >> 10} KB"
+            raise JSONRPCError(INVALID_PARAMS, text)
 
     def _unwatch(self, request: Request) -> dict[str, Any]:
         uri = self._server.checked_uri(request.params or {})
@@ -244,7 +275,7 @@ class Conversation:
         interest = self._server.interest(request, asker)
         subscription = _Subscription(self._peer, request, interest, withdrawn)
         with self._lock:
-            self._subscriptions = {key: one for key, one in self._subscriptions.items() if not one.over}
+            self._make_room(subscription.size)
             if len(self._subscriptions) >= MAX_SUBSCRIPTIONS:
                 raise JSONRPCError(INVALID_REQUEST, f"there are {MAX_SUBSCRIPTIONS} subscriptions already")
             self._subscriptions[request.id] = subscription
@@ -272,7 +303,7 @@ class Conversation:
         for subscription in subscriptions:
             if not subscription.over:
                 subscription.tell(notice)
-        updated = notice.what == "resource" and any(is_at_or_below(notice.uri, uri) for uri in watched)
+        updated = notice.what == "resource" and any_at_or_above(notice.uri, watched)
         if updated or notice.what in declared:  # what was not declared has no changes (basic/lifecycle, operation)
             self._peer.tell_soon(notice.method, notice.params or None)
 

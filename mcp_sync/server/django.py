@@ -15,11 +15,14 @@ CONN_MAX_AGE, also on the threads that tools run on. Run it under a host with th
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
+from ..engine.lifetimes import tell_of_forks
+from ..policies import unexpected_keyword
 from .security import TransportSecuritySettings
 from .wsgi import WsgiApp
 
@@ -39,10 +42,11 @@ def mcp_path(
         server: The server.
         name: The name of the pattern.
         login_required: Whether somebody whom the site does not know gets 401.
-        **options: As ``mcp_sync.server.wsgi.WsgiApp``.
+        **options: As ``mcp_sync.server.wsgi.WsgiApp``, but for ``allowed_hosts``, which the settings have.
 
     Raises:
         ImportError: Django is not installed.
+        TypeError: An option means nothing here.
     """
     import re
 
@@ -60,31 +64,62 @@ def view(server: Server, *, login_required: bool = False, **options: Any) -> Cal
         login_required: Whether somebody whom the site does not know gets 401.
         **options: As ``mcp_sync.server.wsgi.WsgiApp``.
     """
-
-    @cache
-    def app() -> WsgiApp:
-        return _app(server, options)
+    app = _Once(server, _checked(options), login_required)
 
     def answer(request: Any, *args: Any, **kwargs: Any) -> Any:
         request.get_host()  # raises DisallowedHost, which Django makes a 400 of
-        principal = _principal(request)
-        if login_required and principal is None and options.get("auth") is None:
-            return _response(401, [("WWW-Authenticate", "Bearer")], [])
-        return _answered(app(), request, principal)
+        return _answered(app(), request, _principal(request))
 
     answer.csrf_exempt = True  # type: ignore[attr-defined]  # Origin is checked instead; clients have no cookies
     return answer
 
 
-def _app(server: Server, options: Mapping[str, Any]) -> WsgiApp:
+class _Once:
+    """Makes the application when it is first called, for then the settings are ready; once, however many call.
+
+    Locks: ``_lock``, held while it is made.
+    """
+
+    def __init__(self, server: Server, options: Mapping[str, Any], login_required: bool) -> None:
+        self._server, self._options, self._login_required = server, options, login_required
+        self._made: list[WsgiApp] = []
+        self.forked()
+
+    def forked(self) -> None:
+        """Be as new but for the application: at first, and in a forked child."""
+        self._lock = threading.Lock()  # guards _made
+        tell_of_forks(self)
+
+    def __call__(self) -> WsgiApp:
+        if not self._made:
+            with self._lock:
+                if not self._made:
+                    self._made.append(_app(self._server, self._options, self._login_required))
+        return self._made[0]
+
+
+def _checked(options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the options, if all of them mean something here; what is wrong is told with the URL patterns."""
+    known = set(signature(WsgiApp).parameters) - {"server", "login_required", "allowed_hosts"}
+    for option in options:
+        if option == "allowed_hosts":
+            raise TypeError("Django checks the Host: extend ALLOWED_HOSTS in the settings")
+        if option not in known:
+            raise TypeError(unexpected_keyword("mcp_path", option, known))
+    if "security" in options and "allowed_origins" in options:
+        raise TypeError("give allowed_origins to TransportSecuritySettings, or without security=")
+    return options
+
+
+def _app(server: Server, options: Mapping[str, Any], login_required: bool) -> WsgiApp:
     from django.conf import settings  # type: ignore[import-untyped]
 
     known: dict[str, Any] = {"secret_key": settings.SECRET_KEY, "identify": _identify, "around": _connections}
     if "security" not in options:  # the Host is Django's to check, and was
         pages = options.get("allowed_origins", ())
         known["security"] = TransportSecuritySettings(allowed_hosts=["*"], allowed_origins=pages)
-    own = {key: value for key, value in options.items() if key not in ("allowed_hosts", "allowed_origins")}
-    return WsgiApp(server, **{**known, **own})
+    own = {key: value for key, value in options.items() if key != "allowed_origins"}
+    return WsgiApp(server, login_required=login_required, **{**known, **own})
 
 
 def _identify(environ: Mapping[str, Any]) -> str | None:

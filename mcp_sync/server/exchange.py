@@ -13,6 +13,7 @@ import contextvars
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from typing import Any, TypeAlias
@@ -20,7 +21,7 @@ from typing import Any, TypeAlias
 from ..deadlines import Deadline
 from ..engine.dispatch import Crew
 from ..engine.interrupts import await_event
-from ..exceptions import JSONRPCError, LocalProtocolError
+from ..exceptions import JSONRPCError, LocalProtocolError, MCPError
 from ..protocol.admission import Refusal, http_status_of
 from ..protocol.messages import INTERNAL_ERROR, Failure, Message, Notification, Request, Result, encode
 from .calls import Link, Withdrawn
@@ -42,7 +43,7 @@ Record: TypeAlias = 'Callable[[bytes, bool], "str | None"]'
 class Exchange(Link):
     """One request over HTTP, and the way back to whoever asked.
 
-    Locks: ``_lock``, held for a few instructions.
+    Locks: ``_lock``, held for a few instructions, and while the first event of a stream is kept.
 
     Args:
         record: Keeps events; None: there is no coming back.
@@ -67,15 +68,24 @@ class Exchange(Link):
         self.say(Notification(method, dict(params)))
 
     def say(self, message: Message, last: bool = False) -> None:
-        """Say something on the stream, which the response becomes if it is none yet."""
-        self._become_stream()
-        self._put(encode(message), last)
+        """Say something on the stream, which the response becomes if it is none yet; nothing after the answer."""
+        if not self._finished and self._become_stream():
+            self._put(encode(message), last)
 
     def _put(self, data: bytes, last: bool) -> None:
-        event_id = self._record(data, last) if self._record is not None else None
-        self.outbox.put(event(data, event_id), Deadline(SAY_SECONDS))
+        self.outbox.put(event(data, self._kept(data, last)), Deadline(SAY_SECONDS))
         if last:
             self.outbox.end()
+
+    def _kept(self, data: bytes, last: bool) -> str | None:
+        """Keep an event; where the store cannot be reached, who is there hears it all the same."""
+        if self._record is None:
+            return None
+        try:
+            return self._record(data, last)
+        except (MCPError, ValueError) as error:
+            log.warning("an event is not kept for a client that may come back: %s", error)
+            return None
 
     def _become_stream(self) -> bool:
         """Make a stream of the response; False: the whole answer was there before."""
@@ -85,16 +95,15 @@ class Exchange(Link):
             if not self._streams:
                 self._streams = True
                 if self._record is not None and self._primes:
-                    self.outbox.put_now(event(b"", self._record(b"", False)))
+                    self.outbox.put_now(event(b"", self._kept(b"", last=False)))
         self._known.set()
         return True
 
     def close_stream(self, retry: float | None) -> None:
         """End the response here; who has an event id can come back for the rest."""
-        if self._record is None or not self._primes:
+        if self._record is None or not self._primes or self._finished or not self._become_stream():
             return
-        self._become_stream()
-        self.outbox.put_now(event(b"", self._record(b"", False), retry))
+        self.outbox.put_now(event(b"", self._kept(b"", last=False), retry))
         self.outbox.end()
 
     def finish(self, data: bytes | None, status: int = 200) -> None:
@@ -109,6 +118,7 @@ class Exchange(Link):
         if self._answer is not None:
             return
         if data is None:
+            self._kept(b"", last=True)  # who comes back for the rest finds that there is none
             self.outbox.end()
         else:
             self._put(data, last=True)
@@ -128,9 +138,11 @@ class Exchanges:
     """Runs the answering of requests, beside the host's threads.
 
     Threads: ``mcp-http-<number>``, one for each request that is being answered.
+    Locks: ``_lock``, held for a few instructions.
 
     Args:
         limit: How many may be answered at once.
+        share: How many of them may be one client's.
         heartbeat: Seconds: how soon a client that is gone is noticed.
         max_message_size: Bytes of an answer.
         around: Made anew for each request: a context in which the application runs, such as one that returns the
@@ -138,9 +150,17 @@ class Exchanges:
     """
 
     def __init__(
-        self, limit: int, heartbeat: float, max_message_size: int, around: Callable[[], Any] | None = None
+        self,
+        limit: int,
+        share: int,
+        heartbeat: float,
+        max_message_size: int,
+        around: Callable[[], Any] | None = None,
     ) -> None:
         self._crew = Crew("mcp-http", limit)
+        self._share = share
+        self._lock = threading.Lock()  # guards _running
+        self._running: Counter[str] = Counter()
         self.heartbeat = heartbeat
         self._max_message_size = max_message_size
         self._around = around
@@ -148,20 +168,45 @@ class Exchanges:
     def forked(self) -> None:
         """In a forked child: the threads stayed in the parent."""
         self._crew.forked()
+        self._lock = threading.Lock()  # guards as before
+        self._running = Counter()
 
     def close(self, deadline: Deadline) -> None:
         """Wait for what is being answered; then there are no threads. They come again with the next request."""
         self._crew.close(deadline)
         self._crew.forked()
 
-    def run(self, exchange: Exchange, answer: Callable[[], Answered]) -> bool:
-        """Begin to answer; False: too many are being answered."""
+    def run(self, exchange: Exchange, answer: Callable[[], Answered], client: str) -> bool:
+        """Begin to answer; False: too many are being answered, of all clients or of this one."""
         context = contextvars.copy_context()
 
         def job() -> None:
-            exchange.finish(*context.run(answer))
+            try:
+                answered = context.run(answer)
+            finally:
+                self._leave(client)
+                self._crew.give_place()  # first: who has the answer may ask again at once
+            exchange.finish(*answered)
 
-        return self._crew.start(job)
+        if not self._enter(client):
+            return False
+        if self._crew.start(job):
+            return True
+        self._leave(client)
+        return False
+
+    def _enter(self, client: str) -> bool:
+        with self._lock:
+            if self._running[client] >= self._share:
+                return False
+            self._running[client] += 1
+            return True
+
+    def _leave(self, client: str) -> None:
+        with self._lock:
+            self._running[client] -= 1
+            if not self._running[client]:
+                del self._running[client]
 
     def answered(self, request: Request, answer: Callable[[], dict[str, Any]], stateless: bool) -> Answered:
         """Return the answer to a request as bytes, with its status; whatever goes wrong, there is one.

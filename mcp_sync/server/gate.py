@@ -13,9 +13,11 @@ from typing import Any, Protocol
 
 from ..credentials import Authenticator
 from ..deadlines import Deadline
+from ..engine.dispatch import reaper
+from ..policies import flag, optional, whole
 from ..protocol.admission import Refusal
 from ..protocol.messages import INVALID_REQUEST, encode
-from .hosts import threads_of
+from .hosts import cut_off, threads_of
 from .security import TransportSecuritySettings
 
 log = logging.getLogger("mcp_sync")
@@ -56,29 +58,39 @@ class Gate:
 
     Args:
         authenticator: Says who it is; None asks nobody.
-        identify: Says who it is by the WSGI environment: what a framework in front has found out. Whom it does not
-            know is let in all the same, unless ``authenticator`` is there as well.
+        identify: Says who it is by the WSGI environment: what a framework in front has found out.
+        login_required: Whether somebody whom neither of them knows is turned away.
         security: Which Hosts and Origins are allowed.
         max_body_size: Bytes.
         max_streams: How many streams may be open at once; None: 80 % of the host's threads.
         threads: How many threads the host has; None: what it says itself.
+
+    Raises:
+        TypeError: An argument has the wrong type.
+        ValueError: An argument is out of range.
     """
 
     def __init__(
         self,
         authenticator: Authenticator | None,
         identify: Callable[[Mapping[str, Any]], str | None] | None,
+        login_required: bool,
         security: TransportSecuritySettings,
+        *,
         max_body_size: int,
         max_streams: int | None,
         threads: int | None,
     ) -> None:
+        if authenticator is not None and not callable(getattr(authenticator, "authenticate", None)):
+            kind = type(authenticator).__name__
+            raise TypeError(f"auth must have a method authenticate(headers), which {kind} has not")
         self._authenticator = authenticator
         self._identify = identify
+        self._login_required = flag("login_required", login_required) or authenticator is not None
         self._security = security
-        self._max_body_size = max_body_size
-        self._max_streams = max_streams
-        self._threads = threads
+        self._max_body_size = whole(1024)("max_body_size", max_body_size)
+        self._max_streams: int | None = optional(whole(0))("max_streams", max_streams)
+        self._threads: int | None = optional(whole(1))("threads", threads)
 
     def admit(self, environ: Mapping[str, Any]) -> Visitor | Refusal:
         """Return who came, or why they may not."""
@@ -89,9 +101,9 @@ class Gate:
         principal = None if self._identify is None else self._identify(environ)
         if principal is None and self._authenticator is not None:
             principal = self._authenticator.authenticate(headers)
-            if principal is None:
-                challenge = (("WWW-Authenticate", "Bearer"),)
-                return Refusal(401, INVALID_REQUEST, "missing or wrong credentials", headers=challenge)
+        if principal is None and self._login_required:
+            challenge = (("WWW-Authenticate", "Bearer"),)
+            return Refusal(401, INVALID_REQUEST, "missing or wrong credentials", headers=challenge)
         return Visitor(environ, headers, principal)
 
     def body_of(self, visitor: Visitor) -> bytes | Refusal:
@@ -105,10 +117,21 @@ class Gate:
             if "transfer-encoding" in visitor.headers:
                 return Refusal(411, INVALID_REQUEST, "this host needs a Content-Length")
             return b""
-        return self._read(visitor.environ["wsgi.input"], int(announced) if announced else None)
+        return self._read(visitor.environ["wsgi.input"], int(announced) if announced else None, visitor.environ)
 
-    def _read(self, source: Any, length: int | None) -> bytes | Refusal:
+    def _read(self, source: Any, length: int | None, environ: Mapping[str, Any]) -> bytes | Refusal:
         deadline = Deadline(BODY_SECONDS)
+        if length is not None and length < READ_BYTES and "waitress.client_disconnected" in environ:
+            return self._pieces(source, length, deadline)  # it is all there already
+        alarm = reaper.at(deadline, lambda: cut_off(environ))  # a read may wait for as long as bytes drip in
+        try:
+            return self._pieces(source, length, deadline)
+        except OSError:
+            return Refusal(408 if deadline.expired else 400, INVALID_REQUEST, "the body did not arrive")
+        finally:
+            reaper.call_off(alarm)
+
+    def _pieces(self, source: Any, length: int | None, deadline: Deadline) -> bytes | Refusal:
         pieces: list[bytes] = []
         total = 0
         while length is None or total < length:

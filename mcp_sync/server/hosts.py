@@ -64,6 +64,19 @@ def client_gone(environ: Mapping[str, Any]) -> Callable[[], bool]:
     return lambda: _has_hung_up(connection)
 
 
+def cut_off(environ: Mapping[str, Any]) -> None:
+    """End a connection whose request does not arrive, as far as the host lets us see it; its reader finds the end.
+
+    Args:
+        environ: The WSGI environment of the request.
+    """
+    connection = _connection(environ)
+    try:
+        connection.shutdown(socket.SHUT_RDWR)
+    except (AttributeError, OSError, ValueError):
+        pass  # it is not to be had, or has ended
+
+
 def _never() -> bool:
     return False
 
@@ -89,7 +102,7 @@ def _gunicorn_threads(environ: Any, start_response: Any) -> object:
 
 
 def _gunicorn_settings(environ: Any, start_response: Any) -> Any:
-    """Return them from the response, that is the owner of start_response or, from 24 on, a part of early_hints."""
+    """Return them from the response, that is the owner of start_response or, from 25 on, a part of early_hints."""
     response: Any = getattr(start_response, "__self__", None)
     if not hasattr(response, "cfg"):
         hints = environ["wsgi.early_hints"]

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from ..protocol.eras import SUBSCRIPTION_KEY
 from ..protocol.messages import RequestId
+from .allowances import check_listen
 
 log = logging.getLogger("mcp_sync")
 
@@ -83,12 +84,17 @@ class Hub:
     def __init__(self) -> None:
         self._lock = threading.Lock()  # guards _listeners
         self._listeners: list[Listener] = []
+        self._follower: Listener | None = None
         self.relay: Callable[[Notice], None] | None = None
 
     def join(self, listener: Listener) -> None:
         """Tell this listener as well, from now on; those that are over are forgotten."""
         with self._lock:
             self._listeners = [*(one for one in self._listeners if not one.over), listener]
+
+    def follow(self, listener: Listener) -> None:
+        """Tell this one as well, after all others: it acts on what it hears, and what comes of that is news again."""
+        self._follower = listener
 
     def leave(self, listener: Listener) -> None:
         """Tell it no more."""
@@ -104,7 +110,8 @@ class Hub:
 
     def deliver(self, notice: Notice) -> None:
         """Tell everybody in this process."""
-        for listener in self._listeners:  # replaced whole
+        follower = self._follower
+        for listener in self._listeners if follower is None else [*self._listeners, follower]:  # replaced whole
             if not listener.over:
                 try:
                     listener.tell(notice)
@@ -114,7 +121,7 @@ class Hub:
     def forked(self) -> None:
         """In a forked child: whoever listened did so in the parent."""
         self._lock = threading.Lock()  # guards as before
-        self._listeners = []
+        self._listeners, self._follower = [], None
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,9 +145,9 @@ class Interest:
         """What is honoured, as the acknowledgement says it."""
         honoured: dict[str, Any] = {_FILTERS[name]: True for name in self.lists}
         if self.resources:
-            honoured["resourceSubscriptions"] = list(self.resources)
+            honoured["resourceSubscriptions"] = sorted(self.resources)
         if self.tasks:
-            honoured["taskIds"] = list(self.tasks)
+            honoured["taskIds"] = sorted(self.tasks)
         return honoured
 
     @property
@@ -151,7 +158,7 @@ class Interest:
     def wants(self, notice: Notice) -> bool:
         """Whether a notice is of interest. A resource below a subscribed one is (schema, ResourceUpdated)."""
         if notice.what == "resource":
-            return any(is_at_or_below(notice.uri, uri) for uri in self.resources)
+            return any_at_or_above(notice.uri, self.resources)
         return notice.uri in self.tasks if notice.what == "task" else notice.what in self.lists
 
     def dressed(self, notice: Notice) -> dict[str, Any]:
@@ -160,9 +167,10 @@ class Interest:
         return {**params, "_meta": {**params.get("_meta", {}), **self.meta}}
 
 
-def is_at_or_below(uri: str, base: str) -> bool:
-    """Tell whether a URI is the other one, or a part of it."""
-    return uri == base or uri.startswith(base if base.endswith("/") else f"{base}/")
+def any_at_or_above(uri: str, watched: Collection[str]) -> bool:
+    """Tell whether one of these, best in a set, is the URI, or a resource that it is a part of."""
+    slashes = [at for at, letter in enumerate(uri) if letter == "/"] if watched else []
+    return uri in watched or any(uri[:at] in watched or uri[: at + 1] in watched for at in slashes)
 
 
 def interest_of(
@@ -188,5 +196,8 @@ def interest_of(
     uris = wanted.get("resourceSubscriptions") or []
     if not isinstance(uris, list) or not all(isinstance(uri, str) for uri in uris):
         raise ValueError("params.notifications.resourceSubscriptions must be an array of strings")
+    named = wanted.get("taskIds")
+    ids = [one for one in named if isinstance(one, str)] if isinstance(named, list) else []
+    check_listen([str(subscription), *uris, *ids])
     lists = tuple(name for name, flag in flags.items() if flag and name in offered)
-    return Interest(subscription, lists, tuple(uris) if RESOURCES in offered else (), tuple(tasks))
+    return Interest(subscription, lists, frozenset(uris if RESOURCES in offered else ()), frozenset(tasks))

@@ -21,7 +21,7 @@ from ..deadlines import Deadline
 from ..engine.channel import Pipe, PipeChannel
 from ..engine.lifetimes import tell_of_forks
 from ..exceptions import MCPConnectionError, MCPTimeoutError
-from ..policies import optional, seconds, whole
+from ..policies import seconds
 from ..protocol.admission import Refusal
 from ..protocol.headers import media_type
 from ..protocol.messages import INTERNAL_ERROR, INVALID_REQUEST
@@ -100,6 +100,7 @@ class SseApp:
         messages_path: Where to POST.
         auth: As WsgiApp's.
         identify: As WsgiApp's.
+        login_required: As WsgiApp's.
         security: As WsgiApp's.
         allowed_hosts: As WsgiApp's.
         allowed_origins: As WsgiApp's.
@@ -117,6 +118,7 @@ class SseApp:
         messages_path: str = "/messages",
         auth: Authenticator | None = None,
         identify: Callable[[Mapping[str, Any]], str | None] | None = None,
+        login_required: bool = False,
         security: TransportSecuritySettings | None = None,
         allowed_hosts: Sequence[str] = (),
         allowed_origins: Sequence[str] = (),
@@ -128,10 +130,15 @@ class SseApp:
         self._server = server
         self._sse_path = _path("sse_path", sse_path)
         self._messages_path = _path("messages_path", messages_path)
-        size = optional(whole(1024))("max_body_size", max_body_size) or server.limits.message_size
-        rules = security_of(security, allowed_hosts, allowed_origins)
-        most = optional(whole(0))("max_streams", max_streams)
-        self._gate = Gate(auth, identify, rules, size, most, optional(whole(1))("threads", threads))
+        self._gate = Gate(
+            auth,
+            identify,
+            login_required,
+            security_of(security, allowed_hosts, allowed_origins),
+            max_body_size=server.limits.message_size if max_body_size is None else max_body_size,
+            max_streams=max_streams,
+            threads=threads,
+        )
         self._heartbeat = seconds("heartbeat", heartbeat)
         self._slots = Slots()
         self.forked()
@@ -215,10 +222,9 @@ class SseApp:
         pipe = SsePipe(f"sse-{session_id[:6]}", self._server.limits.message_size)
         where = quote(str(visitor.environ.get("SCRIPT_NAME", ""))) + self._messages_path
         pipe.outbox.put_now(f"event: endpoint\ndata: {where}?session_id={session_id}\n\n".encode())
-        channel = _Channel(pipe, visitor, self._server)
+        conversation = self._server.serve(_Channel(pipe, visitor, self._server))
         with self._lock:
             self._pipes[session_id] = (pipe, visitor.principal)
-        conversation = self._server.serve(channel)
         gone = client_gone(visitor.environ)
         return EventStream(pipe.outbox, gone, self._heartbeat, lambda: self._closed(session_id, conversation))
 

@@ -28,6 +28,7 @@ import itertools
 import logging
 import secrets
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from types import ModuleType
@@ -66,6 +67,8 @@ BEAT_SECONDS = 5.0
 """When nothing has come for so long the listener asks whether Redis is there, and waits as long for the answer."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
 """Seconds between attempts to listen again."""
+FAILURE_SECONDS = 1.0
+"""So long after an attempt to listen has failed, nobody waits for the next one."""
 END_SECONDS = 60
 """So long a dropped record says to its readers that it is dropped."""
 MANY = 1 << 20
@@ -436,6 +439,8 @@ class _Listener:
     Threads: one, ``mcp-store-listener``, from ``start`` to ``close``; it refers to the callbacks, not to the store.
     Locks: ``_lock``, held for a few instructions.
 
+    An attempt to listen either succeeds or fails, and both sets ``_tried``, which then is replaced.
+
     Args:
         line: The connections.
         channel: What to listen to.
@@ -445,7 +450,7 @@ class _Listener:
         self._line = line
         self._channel = channel
         self._numbers = itertools.count()
-        self._lock = threading.Lock()  # guards _callbacks, _thread
+        self._lock = threading.Lock()  # guards _callbacks, _thread, _tried, _fault, _failed
         self._callbacks: dict[int, Callable[[bytes], None]] = {}
         self._thread: threading.Thread | None = None
         self._renew()
@@ -453,7 +458,10 @@ class _Listener:
     def _renew(self) -> None:
         self._hears = threading.Event()
         self._ended = threading.Event()
-        self._error: MCPConnectionError | None = None
+        self._bell = threading.Event()
+        self._tried = threading.Event()
+        self._fault: Exception | None = None
+        self._failed = 0.0
 
     @property
     def started(self) -> bool:
@@ -485,12 +493,23 @@ class _Listener:
 
     def await_hearing(self) -> None:
         """Wait until nothing that is sent from now on is missed; raises MCPConnectionError."""
-        if not self._hears.wait(self._line.timeout):
-            raise self._error or MCPConnectionError(f"the session store {self._line.name} does not answer")
+        with self._lock:
+            tried, fault = self._tried, self._fault
+            fresh = time.monotonic() < self._failed + FAILURE_SECONDS
+        if self._hears.is_set():
+            return
+        if fault is None or not fresh:
+            self._bell.set()  # the next attempt is now, and not after a pause
+            if not tried.wait(self._line.timeout):
+                raise MCPConnectionError(f"the session store {self._line.name} does not answer")
+            fault = self._fault
+        if not self._hears.is_set() and fault is not None:
+            raise self._line.told(fault) from fault
 
     def hang_up(self, deadline: Deadline) -> None:
         """Begin to end it."""
         self._ended.set()
+        self._bell.set()
 
     def close(self, deadline: Deadline) -> None:
         """End the thread and wait for it."""
@@ -508,18 +527,26 @@ class _Listener:
     def _work(self) -> None:
         pause = FIRST_PAUSE
         while not self.over:
+            self._bell.clear()
             try:
                 self._hear()
             except Exception as error:
                 pause = FIRST_PAUSE if self._hears.is_set() else min(2 * pause, LONGEST_PAUSE)
                 self._lost(error)
-            self._ended.wait(pause)
+            if not self.over:
+                self._bell.wait(pause)
 
     def _lost(self, error: Exception) -> None:
-        if not self.over and (self._hears.is_set() or self._error is None):  # or it is no news
+        if not self.over and (self._hears.is_set() or self._fault is None):  # or it is no news
             log.warning("notices are missed until Redis is back: %s", self._line.told(error))
-        self._error = self._line.told(error)
         self._hears.clear()
+        self._has_tried(error)
+
+    def _has_tried(self, fault: Exception | None) -> None:
+        with self._lock:
+            tried, self._tried = self._tried, threading.Event()
+            self._fault, self._failed = fault, time.monotonic()
+        tried.set()
 
     def _hear(self) -> None:
         subscription = self._line.subscription()
@@ -543,6 +570,7 @@ class _Listener:
     def _take(self, message: Mapping[str, Any]) -> None:
         if message["type"] == "subscribe":
             self._hears.set()
+            self._has_tried(None)
         elif message["type"] == "message":
             with self._lock:
                 callbacks = list(self._callbacks.values())

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import secrets
 import threading
 import time
@@ -20,13 +21,15 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from typing import TYPE_CHECKING, Any
 
 from ..deadlines import Deadline
+from ..engine.dispatch import Job, Lane
 from ..exceptions import JSONRPCError, MCPConnectionError, MCPError, MCPTimeoutError
 from ..protocol.eras import HANDSHAKE_VERSIONS
-from ..protocol.messages import INVALID_PARAMS, Failure, Notification, Request, RequestId, Result, encode
+from ..protocol.messages import Failure, Notification, Request, RequestId, Result, encode
+from .allowances import check_greeting, check_subscribed, check_uri
 from .answering import checked_level
 from .calls import Asker, Wire
 from .exchange import Exchange
-from .hub import Notice, is_at_or_below
+from .hub import PROMPTS, RESOURCES, TOOLS, Notice, any_at_or_above
 from .stores import Gone, SessionStore
 from .streams import Outbox, event
 
@@ -39,12 +42,21 @@ KIND = "session"
 UNASKED = "get"
 """The stream of what is said without being asked: that of a plain GET."""
 FIRST_LEVEL = "info"
-MAX_SUBSCRIPTIONS = 1000
+CLOSE_SECONDS = 5.0
 LOOK_SECONDS = 15.0
 """How often a stream that stays open looks whether its session does."""
 SLICE_SECONDS = 1.0
 """How often one who waits for a client's answer looks whether its session still exists."""
 PRIMED_SINCE = HANDSHAKE_VERSIONS.index("2025-11-25")
+MAX_WAITING = 10_000
+"""How many events may wait to be kept; the stream of one for which there is no room ends."""
+NEWS_BYTES = 200
+"""What telling an answer to other processes adds to it."""
+MAX_ID = 200
+"""Characters of the id of a request whose cancel is told to other processes."""
+
+_QUESTION = re.compile(r"([0-9a-f]{16})\.[A-Za-z0-9_-]{16}")
+_LISTS = (TOOLS, PROMPTS, RESOURCES)
 
 
 class SessionExchange(Exchange):
@@ -70,6 +82,8 @@ class SessionExchange(Exchange):
 class Unasked:
     """The stream of one session for what is said without being asked. It is a Listener of the server's Hub.
 
+    What it is told is kept in the store, and put where it is written, by the lane of the Sessions.
+
     Locks: ``_lock``, held while something is kept and put, and while what was kept before is.
 
     Attributes:
@@ -83,6 +97,8 @@ class Unasked:
         self._session_id = session_id
         self._looked = time.monotonic()
         self._lock = threading.Lock()  # guards the order of events
+        self._watched: frozenset[str] | None = frozenset()
+        self._stale = True
 
     @property
     def over(self) -> bool:
@@ -93,18 +109,41 @@ class Unasked:
         """Hear of changes from now on; before them comes what the session has missed since an event."""
         with self._lock:
             join()
-            for event_id, data in self._sessions.missed(self._session_id, after) if after else ():
-                self.outbox.put_now(event(data, event_id))
+            missed = self._sessions.missed(self._session_id, after) if after else ()
+            if missed:  # as one piece: into an empty outbox goes whatever it is
+                self.outbox.put_now(b"".join(event(data, event_id) for event_id, data in missed))
+
+    def watches_anew(self) -> None:
+        """Take note that the session subscribed to something, or does so no more."""
+        self._stale = True
 
     def tell(self, notice: Notice) -> None:
         """Hear of a change."""
-        watched = self._sessions.watched(self._session_id)
-        if watched is None:
+        if notice.what != "task" and not self._sessions.later(lambda: self._say(notice)):
             self.outbox.end()
-        elif notice.what != "task" and (notice.what != "resource" or _watches(watched, notice.uri)):
+
+    def _say(self, notice: Notice) -> None:
+        try:
+            if notice.what == "resource" and not self._is_watched(notice.uri):
+                return
             data = encode(Notification(notice.method, notice.params or None))
             with self._lock:
-                self.outbox.put_now(event(data, self._sessions.record(self._session_id, UNASKED, data, False)))
+                event_id = self._sessions.record(self._session_id, UNASKED, data, False)
+                kept = event_id is not None and self.outbox.put_now(event(data, event_id))
+        except MCPError as error:
+            log.warning("a session cannot be told of %s: %s", notice.method, error)
+            kept = False
+        if not kept:
+            self.outbox.end()  # the session is over; or its client comes back for what there is no room for
+
+    def _is_watched(self, uri: str) -> bool:
+        if self._stale:
+            self._stale = False  # first: what changes while it is looked up is looked up again
+            watched = self._sessions.watched(self._session_id)
+            self._watched = None if watched is None else frozenset(watched)
+        if self._watched is None:
+            self.outbox.end()
+        return any_at_or_above(uri, self._watched or ())
 
     def session_is_over(self) -> bool:
         """Whether its session is; as long as somebody listens, it is not idle."""
@@ -114,14 +153,11 @@ class Unasked:
         return not self._sessions.touch(self._session_id)
 
 
-def _watches(watched: list[str], uri: str) -> bool:
-    return any(is_at_or_below(uri, one) for one in watched)
-
-
 class Sessions:
     """The sessions of one application in this process.
 
-    Locks: ``_lock``, held for a few instructions; ``_beginning`` while the store begins to listen.
+    Threads: ``mcp-http-unasked``, which keeps what is said unasked.
+    Locks: ``_lock``, held for a few instructions.
 
     Args:
         server: The server.
@@ -139,22 +175,28 @@ class Sessions:
         self._seconds = seconds
         self._most = most
         self._most_per_principal = most_per_principal
-        self._stop_listening: Callable[[], None] | None = None
+        self._hearing: Future[Callable[[], None]] | None = None
+        self._serving = False
+        self._lane = Lane("mcp-http-unasked", MAX_WAITING)
         self.forked()
 
     def forked(self) -> None:
         """Be as new: at first, and in a forked child."""
-        self._lock = threading.Lock()  # guards _running, _waiting, _streams
-        self._beginning = threading.Lock()  # guards _stop_listening: held while the store is asked to listen
+        self._lock = threading.Lock()  # guards _running, _waiting, _streams, _hearing
+        self._token = secrets.token_hex(8)
         self._running: dict[tuple[str, RequestId], Exchange] = {}
         self._waiting: dict[tuple[str, str], Future[dict[str, Any]]] = {}
-        self._streams: dict[str, Unasked] = {}  # the store goes on listening in a forked child, too
+        self._streams: dict[str, Unasked] = {}
+        self._lane.forked()
+        if self._hearing is not None and not self._hearing.done():  # else the store goes on listening in the child
+            self._hearing = None
 
     # -- the sessions -------------------------------------------------------------------------------------------------
 
     def begin(self, asker: Asker) -> str | None:
-        """Begin a session, and return its id; None: there are too many."""
-        self._listen()
+        """Begin a session, and return its id; None: there are too many. Raises JSONRPCError: it says too much."""
+        check_greeting(asker.info, asker.capabilities)
+        self.hear()
         session_id = secrets.token_urlsafe(32)
         value: dict[str, Any] = {
             "version": asker.version,
@@ -170,7 +212,7 @@ class Sessions:
 
     def find(self, session_id: str, headers: Mapping[str, str], principal: str | None) -> Asker | None:
         """Return who has this session; None: nobody has, or somebody else."""
-        self._listen()  # an answer or a cancel of its client may come to another process
+        self.hear()  # an answer or a cancel of its client may come to another process
         value = self.store.load(KIND, session_id)
         if value is None or value["principal"] != principal:
             return None
@@ -190,7 +232,7 @@ class Sessions:
         return self.store.load(KIND, session_id) is not None
 
     def end(self, session_id: str) -> None:
-        """End a session, its streams, and what is asked of its client."""
+        """End a session, its streams, what is being answered to its client, and what is asked of it."""
         self.store.drop(KIND, session_id)
         self._tell_others({"ended": session_id})
         self._ended(session_id)
@@ -199,10 +241,13 @@ class Sessions:
         with self._lock:
             stream = self._streams.pop(session_id, None)
             futures = [future for (owner, _), future in self._waiting.items() if owner == session_id]
+            running = [exchange for (owner, _), exchange in self._running.items() if owner == session_id]
         if stream is not None:
             stream.outbox.end()
         for future in futures:
             _fail(future, MCPConnectionError("the client has ended its session"))
+        for exchange in running:
+            exchange.withdrawn.set()
 
     def watched(self, session_id: str) -> list[str] | None:
         """Return the resources that a session subscribed to; None: it is over."""
@@ -232,29 +277,47 @@ class Sessions:
         self.store.update(KIND, session_id, lambda value: {**value, **changes})
 
     def _watch(self, session_id: str, uri: str) -> None:
+        check_uri(uri)
+
         def watch(value: dict[str, Any]) -> dict[str, Any] | None:
             if uri in value["watched"]:
                 return None
-            if len(value["watched"]) >= MAX_SUBSCRIPTIONS:
-                raise JSONRPCError(INVALID_PARAMS, f"more than {MAX_SUBSCRIPTIONS} resources are subscribed to")
-            return {**value, "watched": [*value["watched"], uri]}
+            watched = [*value["watched"], uri]
+            check_subscribed(watched)
+            return {**value, "watched": watched}
 
         self.store.update(KIND, session_id, watch)
+        self._watches_anew(session_id)
 
     def _unwatch(self, session_id: str, uri: str) -> None:
         def unwatch(value: dict[str, Any]) -> dict[str, Any]:
             return {**value, "watched": [one for one in value["watched"] if one != uri]}
 
         self.store.update(KIND, session_id, unwatch)
+        self._watches_anew(session_id)
+
+    def _watches_anew(self, session_id: str) -> None:
+        self._renewed(session_id)
+        self._tell_others({"watched": session_id})
+
+    def _renewed(self, session_id: str) -> None:
+        with self._lock:
+            stream = self._streams.get(session_id)
+        if stream is not None:
+            stream.watches_anew()
 
     # -- events -------------------------------------------------------------------------------------------------------
 
     def record(self, session_id: str, stream: str, data: bytes, last: bool) -> str | None:
-        """Keep an event of a stream; returns its id, or None: the session is over."""
+        """Keep an event of a stream; returns its id, or None: the session is over, or the stream is complete."""
         try:
             return self.store.append(KIND, session_id, stream, data, last=last)
-        except Gone:
+        except (Gone, ValueError):  # complete: its request was cancelled while this was about to be said
             return None
+
+    def later(self, job: Job) -> bool:
+        """Run a job that waits for the store, after those before it; False: too many wait."""
+        return self._lane.offer(job)
 
     def missed(self, session_id: str, after: str) -> list[tuple[str, bytes]]:
         """Return what was said unasked after an event."""
@@ -293,15 +356,17 @@ class Sessions:
                 del self._streams[session_id]
 
     def close(self) -> None:
-        """End all streams that are open here."""
+        """End all streams that are open here, and hear no more of other processes until somebody is served again."""
         with self._lock:
             streams, self._streams = list(self._streams.values()), {}
-        with self._beginning:
-            stop, self._stop_listening = self._stop_listening, None
+            attempt, self._hearing = self._hearing, None
+            stop = attempt.result() if attempt is not None and attempt.done() else None
         for stream in streams:
             stream.outbox.end()
         if stop is not None:
             stop()
+        self._lane.close(Deadline(CLOSE_SECONDS))
+        self._lane.forked()
 
     # -- requests that are being answered -----------------------------------------------------------------------------
 
@@ -320,7 +385,8 @@ class Sessions:
         request_id = (notification.params or {}).get("requestId")
         if notification.method != "notifications/cancelled" or type(request_id) not in (int, str):
             return
-        if not self._cancelled(session_id, request_id):  # type: ignore[arg-type]  # the line above said so
+        known = self._cancelled(session_id, request_id)  # type: ignore[arg-type]  # the line above said so
+        if not known and len(str(request_id)) <= MAX_ID:
             self._tell_others({"cancelled": session_id, "request": request_id})
 
     def _cancelled(self, session_id: str, request_id: RequestId) -> bool:
@@ -338,7 +404,7 @@ class Sessions:
         self, exchange: Exchange, session_id: str, questions: Mapping[str, Wire], deadline: Deadline
     ) -> dict[str, dict[str, Any]]:
         """Ask the client on the stream of one of its requests, and wait for the answers; raises as Link.ask."""
-        asked = {key: (secrets.token_urlsafe(12), Future[dict[str, Any]]()) for key in questions}
+        asked = {key: (self.question_id(), Future[dict[str, Any]]()) for key in questions}
         with self._lock:
             self._waiting |= {(session_id, question_id): future for question_id, future in asked.values()}
         try:
@@ -349,6 +415,10 @@ class Sessions:
             with self._lock:
                 for question_id, _ in asked.values():
                     del self._waiting[session_id, question_id]
+
+    def question_id(self) -> str:
+        """Return a new id for a question; it begins with what tells this process from others."""
+        return f"{self._token}.{secrets.token_urlsafe(12)}"
 
     def _awaited(
         self, future: Future[dict[str, Any]], exchange: Exchange, session_id: str, deadline: Deadline
@@ -367,10 +437,17 @@ class Sessions:
                 raise MCPTimeoutError(f"the client has not answered within {deadline.limit:g} s")
 
     def answered(self, session_id: str, message: Result | Failure) -> None:
-        """Take in an answer of the client."""
-        if not self._resolve(session_id, message.id, message):
-            answer = {"result": message.result} if isinstance(message, Result) else message.as_dict()
-            self._tell_others({"answered": session_id, "id": message.id, **answer})
+        """Take in an answer of the client; what another process has asked is told to all."""
+        if self._resolve(session_id, message.id, message) or not self._is_of_others(message.id):
+            return
+        answer = {"result": message.result} if isinstance(message, Result) else message.as_dict()
+        news = _packed({**answer, "answered": session_id, "id": message.id})
+        if self.store.shared and len(news) <= self._server.limits.message_size + NEWS_BYTES:
+            self.store.broadcast(news)
+
+    def _is_of_others(self, question_id: RequestId | None) -> bool:
+        found = _QUESTION.fullmatch(question_id) if isinstance(question_id, str) else None
+        return found is not None and found[1] != self._token
 
     def _resolve(self, session_id: str, question_id: RequestId | None, message: Result | Failure) -> bool:
         with self._lock:
@@ -385,16 +462,39 @@ class Sessions:
 
     # -- other processes ----------------------------------------------------------------------------------------------
 
-    def _listen(self) -> None:
-        if not self.store.shared or self._stop_listening is not None:
+    def hear(self) -> None:
+        """Hear from now on what other processes tell; raises MCPConnectionError.
+
+        Many may come at once while the store cannot be reached; they wait for the same attempt.
+        """
+        self._serving = True
+        if not self.store.shared:
             return
-        with self._beginning:
-            if self._stop_listening is None:
-                self._stop_listening = self.store.listen(self._heard)
+        with self._lock:
+            mine = self._hearing is None
+            attempt = self._hearing = self._hearing or Future()
+        if mine:
+            self._begin_to_hear(attempt)
+        else:
+            attempt.result()
+
+    def _begin_to_hear(self, attempt: Future[Callable[[], None]]) -> None:
+        try:
+            stop = self.store.listen(self._heard)
+        except BaseException as error:
+            with self._lock:
+                self._hearing = None if self._hearing is attempt else self._hearing
+            attempt.set_exception(MCPConnectionError(f"other processes cannot be heard: {error}"))
+            raise
+        with self._lock:
+            wanted = self._hearing is attempt  # or the application was closed meanwhile
+            attempt.set_result(stop)
+        if not wanted:
+            stop()
 
     def _tell_others(self, news: Mapping[str, Any]) -> None:
         if self.store.shared:
-            self.store.broadcast(json.dumps(news).encode())
+            self.store.broadcast(_packed(news))
 
     def _heard(self, data: bytes) -> None:
         news = json.loads(data)
@@ -404,6 +504,8 @@ class Sessions:
             self._opened_elsewhere(news["opened"], news["token"])
         elif "ended" in news:
             self._ended(news["ended"])
+        elif "watched" in news:
+            self._renewed(news["watched"])
         elif "cancelled" in news:
             self._cancelled(news["cancelled"], news["request"])
         elif "answered" in news:
@@ -416,13 +518,23 @@ class Sessions:
             self._resolve(news["answered"], news["id"], message)
 
     def relay(self, notice: Notice) -> None:
-        """Tell all processes of a change, this one included; where they cannot be reached, at least this one."""
+        """Tell all processes of a change, this one included; where they cannot be reached, at least this one.
+
+        What is offered before anybody is served is no change, and it is no time to wait for a store.
+        """
+        if notice.what in _LISTS and not self._serving:
+            self._server.hub.deliver(notice)
+            return
         try:
-            self._listen()
-            self.store.broadcast(json.dumps({"notice": notice.encode().decode()}).encode())
+            self.hear()
+            self._tell_others({"notice": notice.encode().decode()})
         except MCPError as error:
             log.warning("other processes cannot be told of %s: %s", notice.method, error)
             self._server.hub.deliver(notice)
+
+
+def _packed(news: Mapping[str, Any]) -> bytes:
+    return json.dumps(news, ensure_ascii=False).encode("utf-8", "surrogatepass")
 
 
 def _settle(future: Future[dict[str, Any]], result: dict[str, Any]) -> None:

@@ -8,11 +8,13 @@ Source: ext-tasks specification (SEP-2663).
 
 from __future__ import annotations
 
+import contextvars
 import itertools
 import logging
 import secrets
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +39,8 @@ KIND = "task"
 TERMINAL = frozenset({"completed", "failed", "cancelled"})
 TTL_SECONDS = 3600.0
 POLL_SECONDS = 0.5
-MAX_TASKS = 1000
+MAX_TASKS = 10_000
+MAX_TASKS_PER_PRINCIPAL = 1000
 MAX_RUNNING = 64
 SLICE_SECONDS = 1.0
 """How often a task that waits for its client looks into the store, in case that a notice was lost."""
@@ -78,7 +81,8 @@ class Tasks:
         server: The server.
         ttl: Seconds for which a task is kept after it was last asked about.
         poll_interval: Seconds after which a client should ask again.
-        max_tasks: How many may be kept.
+        max_tasks: How many may be kept, those that are over included.
+        max_tasks_per_principal: How many of one client that has a name.
         max_running: How many may run at once in this process.
     """
 
@@ -91,17 +95,18 @@ class Tasks:
         ttl: float = TTL_SECONDS,
         poll_interval: float = POLL_SECONDS,
         max_tasks: int = MAX_TASKS,
+        max_tasks_per_principal: int = MAX_TASKS_PER_PRINCIPAL,
         max_running: int = MAX_RUNNING,
     ) -> None:
         self._server = server
         self._ttl = ttl
         self._poll_interval = poll_interval
         self._max_tasks = max_tasks
+        self._max_tasks_per_principal = max_tasks_per_principal
         self._crew = Crew("mcp-task", max_running)
         self._own = MemorySessionStore()
-        self._lock = threading.Lock()  # guards _links, _listens
+        self._lock = threading.Lock()  # guards _links
         self._links: dict[str, _TaskLink] = {}
-        self._listens = False
         self.settings: Mapping[str, Any] = {}
         self.methods = {"tasks/get": self._get, "tasks/update": self._update, "tasks/cancel": self._cancel}
         tell_of_forks(self)
@@ -110,7 +115,6 @@ class Tasks:
         """In a forked child: what runs, runs in the parent."""
         self._lock = threading.Lock()  # guards as before
         self._links = {}
-        self._listens = False
         self._crew.forked()
 
     def close(self, deadline: Deadline) -> None:
@@ -145,7 +149,7 @@ class Tasks:
         Raises:
             JSONRPCError: There are too many.
         """
-        self._listen()
+        self._server.hub.follow(self)
         task_id = secrets.token_urlsafe(24)
         now = _now()
         value = {
@@ -160,12 +164,14 @@ class Tasks:
             "asked": [],
         }
         owner = call.asker.principal or ""
-        if not self.store.create(KIND, task_id, value, self._ttl, owner=owner, most=self._max_tasks):
+        caps = {"most": self._max_tasks, "most_per_owner": self._max_tasks_per_principal}
+        if not self.store.create(KIND, task_id, value, self._ttl, owner=owner, **caps):
             raise JSONRPCError(INTERNAL_ERROR, "there are too many tasks; try again later")
         link = _TaskLink(self, task_id)
         with self._lock:
             self._links[task_id] = link
-        if not self._crew.start(lambda: self._run(task_id, call, link, run)):
+        variables = contextvars.copy_context()
+        if not self._crew.start(lambda: variables.run(self._run, task_id, call, link, run)):
             self._unlink(task_id)
             self.store.drop(KIND, task_id)
             raise JSONRPCError(INTERNAL_ERROR, "too many tasks run already; try again later")
@@ -176,7 +182,8 @@ class Tasks:
 
         context = Context(self._server, Call(call.request, call.asker, link), {}, {})
         try:
-            self._end(task_id, self._outcome(lambda: run(context)))
+            with call.around() if call.around is not None else nullcontext():
+                self._end(task_id, self._outcome(lambda: run(context)))
         finally:
             self._unlink(task_id)
 
@@ -320,12 +327,6 @@ class Tasks:
             raise ValueError("params.notifications.taskIds must be an array of strings")
         found = {one: self.store.load(KIND, one) for one in ids if one}
         return tuple(one for one, value in found.items() if value and value["principal"] == asker.principal)
-
-    def _listen(self) -> None:
-        with self._lock:
-            joined, self._listens = self._listens, True
-        if not joined:
-            self._server.hub.join(self)
 
     @property
     def over(self) -> bool:

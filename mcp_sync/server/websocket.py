@@ -13,7 +13,7 @@ does not read it was still waiting after 45 s, beyond ``ping_interval`` and ``pi
 same lock. Here the protocol is the library's (handshake, frames, compression), sockets and time are ours.
 
 **What a connection costs**, measured with 1,000 idle ones (Python 3.11, x86-64 Linux): a thread, two descriptors and
-45 kB of resident memory each; half a per cent of one processor for all, with pings every 20 s; about a second to close
+50 kB of resident memory each; half a per cent of one processor for all, with pings every 20 s; about a second to close
 them all. A connection that has not yet said what it wants costs a descriptor and no thread (door.py).
 
 Source: RFC 6455, sections 4.2 (handshake) and 10.2 (origins); RFC 7692 (compression).

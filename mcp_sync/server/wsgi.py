@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..credentials import Authenticator
@@ -21,7 +22,7 @@ from ..engine.lifetimes import tell_of_forks
 from ..exceptions import JSONRPCError, MCPError
 from ..policies import flag, optional, seconds, whole
 from ..protocol.admission import BATCH_VERSION, Admitted, Refusal, admit_post, http_status_of, method_refusal
-from ..protocol.eras import ACKNOWLEDGED
+from ..protocol.eras import ACKNOWLEDGED, TASKS_EXTENSION
 from ..protocol.headers import LAST_EVENT_ID, SESSION_ID, assigns_session, stays_open
 from ..protocol.messages import (
     INTERNAL_ERROR,
@@ -101,6 +102,7 @@ class WsgiApp:
             401. None lets everybody in.
         identify: Says who a client is by the WSGI environment, for what a framework in front has found out; None:
             nobody in particular.
+        login_required: Whether somebody whom neither ``auth`` nor ``identify`` knows gets 401; with ``auth`` always.
         security: Which Hosts and Origins are allowed. The default is strict for loopback.
         allowed_hosts: More Hosts that are allowed, where ``security`` is not given.
         allowed_origins: More Origins that are allowed, where ``security`` is not given.
@@ -115,6 +117,8 @@ class WsgiApp:
         max_streams: How many streams may be open at once in this process; None: 80 % of the host's threads. More get
             503 with Retry-After.
         threads: How many threads the host has; None: what it says itself.
+        max_concurrent_requests: How many requests may be answered at once in this process; more get 503. One session,
+            principal or address may have the server's ``max_concurrent_requests`` of them.
         max_body_size: Bytes of one request; None: the server's ``max_message_size``.
         secret_key: As the server's; given here, it is set there.
         around: A context manager that the application runs in, made anew for each request.
@@ -130,6 +134,7 @@ class WsgiApp:
         *,
         auth: Authenticator | None = None,
         identify: Callable[[Mapping[str, Any]], str | None] | None = None,
+        login_required: bool = False,
         security: TransportSecuritySettings | None = None,
         allowed_hosts: Sequence[str] = (),
         allowed_origins: Sequence[str] = (),
@@ -141,20 +146,31 @@ class WsgiApp:
         heartbeat: float = HEARTBEAT_SECONDS,
         max_streams: int | None = None,
         threads: int | None = None,
+        max_concurrent_requests: int = MAX_ANSWERING,
         max_body_size: int | None = None,
         secret_key: str | bytes | None = None,
         around: Callable[[], Any] | None = None,
     ) -> None:
-        if auth is not None and not callable(getattr(auth, "authenticate", None)):
-            raise TypeError(f"auth must have a method authenticate(headers), which {type(auth).__name__} has not")
         self._server = server
         self._sessions_wanted: bool | None = optional(flag)("sessions", sessions)
-        size = optional(whole(1024))("max_body_size", max_body_size) or server.limits.message_size
-        rules = security_of(security, allowed_hosts, allowed_origins)
-        most = optional(whole(0))("max_streams", max_streams)
-        self._gate = Gate(auth, identify, rules, size, most, optional(whole(1))("threads", threads))
+        self._gate = Gate(
+            auth,
+            identify,
+            login_required,
+            security_of(security, allowed_hosts, allowed_origins),
+            max_body_size=server.limits.message_size if max_body_size is None else max_body_size,
+            max_streams=max_streams,
+            threads=threads,
+        )
         self._heartbeat = seconds("heartbeat", heartbeat)
-        self._exchanges = Exchanges(MAX_ANSWERING, self._heartbeat, server.limits.message_size, around)
+        self._exchanges = Exchanges(
+            whole(1)("max_concurrent_requests", max_concurrent_requests),
+            server.limits.callbacks,
+            self._heartbeat,
+            server.limits.message_size,
+            around,
+        )
+        self._around = around
         self._store = MemorySessionStore() if store is None else store
         self._sessions = Sessions(
             server,
@@ -244,15 +260,22 @@ class WsgiApp:
             return refuse(start_response, Refusal(status, error.code, error.message, error.data, message.id))
         self._warn_of_the_key(visitor)
         exchange = Exchange()
-        call = Call(message, asker, exchange)
-        if not self._run(exchange, message, lambda: self._server.answer(call), stateless=True):
+        call = Call(message, self._within_reach(asker, visitor), exchange, self._around)
+
+        def answer() -> Answered:
+            return self._exchanges.answered(message, lambda: self._server.answer(call), stateless=True)
+
+        if not self._exchanges.run(exchange, answer, _client_of(visitor)):
             return too_busy(start_response, message, "too many requests are being answered; try again later")
         return self._response(visitor, exchange, exchange.withdrawn.set, start_response)
 
-    def _run(
-        self, exchange: Exchange, request: Request, answer: Callable[[], dict[str, Any]], *, stateless: bool
-    ) -> bool:
-        return self._exchanges.run(exchange, lambda: self._exchanges.answered(request, answer, stateless))
+    def _within_reach(self, asker: Asker, visitor: Visitor) -> Asker:
+        """Return who asks, without tasks where the next request may come to a process that does not know them."""
+        if self._store.shared or not visitor.environ.get("wsgi.multiprocess") or "extensions" not in asker.capabilities:
+            return asker
+        extensions = dict(asker.capabilities["extensions"] or {})
+        extensions.pop(TASKS_EXTENSION, None)
+        return replace(asker, capabilities={**asker.capabilities, "extensions": extensions})
 
     def _response(
         self, visitor: Visitor, exchange: Exchange, closed: Callable[[], object], start_response: StartResponse
@@ -279,6 +302,10 @@ class WsgiApp:
             return self._no_stream(start_response, request)
         subscription = _Subscription(request, interest)
         self._subscriptions.add(subscription)
+        try:
+            self._sessions.hear()
+        except MCPError as error:
+            log.warning("changes in other processes are not heard of: %s", error)
         self._server.hub.join(subscription)
 
         def closed() -> None:
@@ -376,14 +403,23 @@ class WsgiApp:
         self, visitor: Visitor, request: Request, asker: Asker, start_response: StartResponse
     ) -> Iterable[bytes]:
         exchange = self._exchange(asker)
-        session_id = asker.session_id
-        if session_id is not None and not self._sessions.enter(session_id, request.id, exchange):
-            text = f"the id {request.id!r:.80} is that of a request which is still being answered"
-            return refuse(start_response, Refusal(400, INVALID_REQUEST, text))
-        if not self._run(exchange, request, lambda: self._served(request, asker, exchange), stateless=False):
+        if not self._enter(asker, request, exchange):
+            return refuse(start_response, Refusal(400, INVALID_REQUEST, _still_answered(request)))
+        client = _client_of(visitor, asker)
+        if not self._exchanges.run(exchange, lambda: self._answered(request, asker, exchange), client):
             self._leave(asker, request)
             return too_busy(start_response, request, "too many requests are being answered; try again later")
         return self._response(visitor, exchange, _nothing, start_response)  # a client may come back for it
+
+    def _enter(self, asker: Asker, request: Request, exchange: Exchange) -> bool:
+        return asker.session_id is None or self._sessions.enter(asker.session_id, request.id, exchange)
+
+    def _answered(self, request: Request, asker: Asker, exchange: Exchange) -> Answered:
+        """Return the answer to a request that has entered, and let it leave."""
+        try:
+            return self._exchanges.answered(request, lambda: self._served(request, asker, exchange), stateless=False)
+        finally:
+            self._leave(asker, request)
 
     def _exchange(self, asker: Asker) -> Exchange:
         if asker.session_id is None:
@@ -396,14 +432,11 @@ class WsgiApp:
 
     def _served(self, request: Request, asker: Asker, exchange: Exchange) -> dict[str, Any]:
         """Return the result of a request; on a thread of ours."""
-        try:
-            if asker.session_id is not None:
-                own = self._sessions.own_answer(request, asker.session_id)
-                if own is not None:
-                    return own
-            return self._server.answer(Call(request, asker, exchange))
-        finally:
-            self._leave(asker, request)
+        if asker.session_id is not None:
+            own = self._sessions.own_answer(request, asker.session_id)
+            if own is not None:
+                return own
+        return self._server.answer(Call(request, asker, exchange))
 
     def _batch(self, visitor: Visitor, batch: Batch, asker: Asker, start_response: StartResponse) -> Iterable[bytes]:
         """Answer an array of 2025-03-26, one after the other; what is said meanwhile makes a stream of the response."""
@@ -416,19 +449,31 @@ class WsgiApp:
         if not requests:
             return respond(start_response, 202)
         exchange = self._exchange(asker)
-
-        def answers() -> Answered:
-            found = [self._answered(one, asker, exchange) for one in requests]
-            return b"[" + b",".join(one for one in found if one is not None) + b"]", 200
-
-        if not self._exchanges.run(exchange, answers):
+        client = _client_of(visitor, asker)
+        if not self._exchanges.run(exchange, lambda: self._answers(requests, asker, exchange), client):
             return too_busy(start_response, None, "too many requests are being answered; try again later")
         return self._response(visitor, exchange, _nothing, start_response)
 
-    def _answered(self, message: Request | Malformed, asker: Asker, exchange: Exchange) -> bytes | None:
+    def _answers(self, messages: Sequence[Request | Malformed], asker: Asker, exchange: Exchange) -> Answered:
+        """Return all answers as one array, which is no larger than a single one may be, but for the last."""
+        left, found = self._server.limits.message_size, []
+        for message in messages:
+            if left > 0:
+                answer = self._answer_one(message, asker, exchange)
+            else:
+                request_id = message.id if isinstance(message, Request) else message.asks
+                answer = encode(Failure(request_id, INTERNAL_ERROR, "the answers before it are too large"))
+            if answer is not None:
+                found.append(answer)
+                left -= len(answer)
+        return b"[" + b",".join(found) + b"]", 200
+
+    def _answer_one(self, message: Request | Malformed, asker: Asker, exchange: Exchange) -> bytes | None:
         if isinstance(message, Malformed):
             return encode(Failure(message.asks, INVALID_REQUEST, message.reason))
-        return self._exchanges.answered(message, lambda: self._served(message, asker, exchange), stateless=False)[0]
+        if not self._enter(asker, message, exchange):
+            return encode(Failure(None, INVALID_REQUEST, _still_answered(message)))
+        return self._answered(message, asker, exchange)[0]
 
     # -- streams of a session -----------------------------------------------------------------------------------------
 
@@ -440,26 +485,25 @@ class WsgiApp:
         asker = self._asker(visitor, "")
         if isinstance(asker, Refusal):
             return refuse(start_response, asker)
+        session_id, after = str(asker.session_id), visitor.headers.get(LAST_EVENT_ID.lower())
+        if after and not self._store.knows(KIND, session_id, after):
+            return refuse(start_response, Refusal(400, INVALID_REQUEST, "the event is not known, or no longer"))
         if not self._slots.take(most):
             return self._no_stream(start_response)
+        stream = after.rpartition(".")[0] if after else UNASKED
+        if stream != UNASKED:  # from here on, whoever closes the stream gives the slot back
+            replay = _Replay(self._store, session_id, stream, after)
+            return self._stream(visitor, replay, self._slots.give_back, start_response)
+        return self._unasked_stream(visitor, session_id, after, start_response)
+
+    def _unasked_stream(
+        self, visitor: Visitor, session_id: str, after: str | None, start_response: StartResponse
+    ) -> Iterable[bytes]:
         try:
-            return self._session_stream(visitor, str(asker.session_id), start_response)
+            unasked = self._sessions.open_stream(session_id, after)
         except BaseException:
             self._slots.give_back()
             raise
-
-    def _session_stream(
-        self, visitor: Visitor, session_id: str, start_response: StartResponse
-    ) -> Iterable[bytes]:
-        after = visitor.headers.get(LAST_EVENT_ID.lower())
-        stream = after.rpartition(".")[0] if after else UNASKED
-        if after and not self._store.knows(KIND, session_id, after):
-            self._slots.give_back()
-            return refuse(start_response, Refusal(400, INVALID_REQUEST, "the event is not known, or no longer"))
-        if stream != UNASKED:
-            replay = _Replay(self._store, session_id, stream, after)
-            return self._stream(visitor, replay, self._slots.give_back, start_response)
-        unasked = self._sessions.open_stream(session_id, after)
 
         def closed() -> None:
             self._sessions.close_stream(session_id, unasked)
@@ -504,6 +548,16 @@ class _Replay:
     def leave(self) -> None:
         """Take note that nobody writes it any more."""
         self._over = True
+
+
+def _client_of(visitor: Visitor, asker: Asker | None = None) -> str:
+    """Return whose share of what can be answered at once a request takes."""
+    session_id = None if asker is None else asker.session_id
+    return session_id or visitor.principal or str(visitor.environ.get("REMOTE_ADDR", ""))
+
+
+def _still_answered(request: Request) -> str:
+    return f"the id {request.id!r:.80} is that of a request which is still being answered"
 
 
 def _id_of(message: Message) -> Any:

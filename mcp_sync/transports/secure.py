@@ -29,23 +29,19 @@ def tls_context(verify: bool | str, cert: str | tuple[str, str] | None) -> ssl.S
 
 
 def _new_context(verify: bool | str, cert: str | tuple[str, str] | None) -> ssl.SSLContext:
+    from ..manage.security import shipped_authorities  # takes milliseconds to import
+
     if isinstance(verify, str):
         folder = os.path.isdir(verify)
         context = ssl.create_default_context(cafile=None if folder else verify, capath=verify if folder else None)
     else:
-        context = ssl.create_default_context(cafile=_shipped())
+        context = ssl.create_default_context(cafile=shipped_authorities())
         if not verify:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
     if cert is not None:
         context.load_cert_chain(*((cert,) if isinstance(cert, str) else cert))
     return context
-
-
-def _shipped() -> str:
-    import certifi
-
-    return certifi.where()
 
 
 # -- what users hand over ---------------------------------------------------------------------------------------------

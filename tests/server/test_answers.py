@@ -622,6 +622,7 @@ META = "io.modelcontextprotocol/"
     ("meta", "code"),
     [
         ({META + "protocolVersion": STATELESS}, -32602),
+        ({META + "clientCapabilities": {}}, -32602),
         ({META + "clientCapabilities": {}, META + "protocolVersion": None}, -32602),
         ({META + "clientCapabilities": {}, META + "protocolVersion": 2026}, -32602),
         ({META + "clientCapabilities": [], META + "protocolVersion": STATELESS}, -32602),

@@ -46,6 +46,13 @@ def connect(server: Server) -> Iterator[Callable[..., Client]]:
         yield connected
 
 
+def await_callbacks(client: Client) -> None:
+    """Wait until callbacks have been told all that has come: they run in order, and this is the last."""
+    done = threading.Event()
+    client._connected(client._deadline(None)).caller.post(done.set)
+    assert done.wait(PATIENCE)
+
+
 # -- saying -----------------------------------------------------------------------------------------------------------
 
 
@@ -95,10 +102,7 @@ def test_log_messages_are_sent_from_the_level_on_that_the_client_wants(
     def heard() -> list[str]:
         seen.clear()
         client.call_tool("talk")
-        client.ping()
-        done = threading.Event()
-        client._connected(client._deadline(None)).caller.post(done.set)  # the lane runs callbacks in order
-        assert done.wait(PATIENCE)
+        await_callbacks(client)
         return list(seen)
 
     # a client with on_log wants all in the stateless era; in the handshake era the server begins with its own
@@ -598,7 +602,7 @@ def test_a_state_that_was_changed_or_is_for_something_else_is_refused(server: Se
 def test_a_state_expires_and_is_its_principals_alone(server: Server) -> None:
     asking_tool(server, [])
     now = [1000.0]
-    server.seal = Seal("the key", clock=lambda: now[0])
+    server._seal = Seal("the key", clock=lambda: now[0])
     with wire_to(server, **ALL) as wire:
         state = wire.result("tools/call", ORDER)["requestState"]
         retry = {**ORDER, "inputResponses": {"name": ACCEPT}, "requestState": state}
@@ -850,7 +854,7 @@ def test_a_context_may_be_used_by_the_threads_of_a_tool(
     notes: list[Notification] = []
     client = connect(version, on_log=lambda record: seen.append(record.data), on_notification=notes.append)
     client.call_tool("work")
-    client.close()  # which waits for the lane
+    await_callbacks(client)
     assert len(seen) == len(notes) == 100
     for number in range(4):
         assert [text for text in seen if text.startswith(f"{number}-")] == [f"{number}-{k}" for k in range(25)]

@@ -389,6 +389,42 @@ def test_there_are_not_endlessly_many_subscriptions(
     wire.result("resources/subscribe", {"uri": "a://3"})
 
 
+def test_a_client_that_says_too_much_of_itself_is_not_greeted(wire: Wire) -> None:
+    wire.version = None
+    params = {"protocolVersion": HANDSHAKE, "capabilities": {}, "clientInfo": {"name": "x" * 70_000, "version": "1"}}
+    assert wire.error("initialize", params)["code"] == -32602
+    wire.greet()
+
+
+def test_one_connection_has_so_much_kept_of_all_its_subscriptions(wire: Wire) -> None:
+    def subscribed(number: int, size: int) -> bool:
+        answer = wire.answer(wire.ask("resources/subscribe", {"uri": f"a://{number:03}/" + "x" * size}))
+        assert "result" in answer or answer["error"]["code"] == -32602
+        return "result" in answer
+
+    for id_ in range(4):
+        listen(wire, id_, resourceSubscriptions=[f"a://{number}" + "x" * 2000 for number in range(100)])
+        assert wire.next()["method"] == ACKNOWLEDGED
+    wire.greet()
+    assert not subscribed(0, 8190)
+    done = [subscribed(number, 8000) for number in range(40)]
+    assert sum(done) == done.index(False)
+    assert 20 < sum(done) < 35
+    wire.version = STATELESS
+    listen(wire, 4, resourceSubscriptions=["a://" + "x" * 8100])
+    assert code_and_id(wire.next()) == (-32602, 4)
+    wire.cancel(0)
+    listen(wire, 5, resourceSubscriptions=["a://" + "x" * 8100])
+    assert wire.next()["method"] == ACKNOWLEDGED
+
+
+def test_what_else_a_listen_says_is_kept_as_well_and_counts(wire: Wire) -> None:
+    listen(wire, 1, padding="x" * 1_100_000)
+    assert code_and_id(wire.next()) == (-32602, 1)
+    listen(wire, "x" * 9000)
+    assert wire.next()["error"]["code"] == -32602
+
+
 def test_a_client_may_listen_with_our_client(server: Server) -> None:
     with Client(server, timeout=PATIENCE) as client, client.listen(tools_list_changed=True) as news:
         server.add_tool(lambda: None, "new")

@@ -25,6 +25,8 @@ from mcp_sync.server import hosts
 from mcp_sync.server.hosts import client_gone, threads_of
 from peers.running import Running, running, until
 
+pytestmark = pytest.mark.interop
+
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = Path(__file__).with_name("host_program.py")
 SEEN = {
@@ -86,11 +88,11 @@ class Site:
             connection.sendall(request(path, "Connection: close\r\n"))
             return answer(connection)
 
-    def wait_until_gone(self) -> socket.socket:
+    def wait_until_gone(self, more: str = "", body: bytes = b"") -> socket.socket:
         """Return a connection on which the application waits until nobody is there."""
         before = self.ask("/noticed")["begun"]
         connection = self.connect()
-        connection.sendall(request("/wait"))
+        connection.sendall(request("/wait", more) + body)
         if not self.is_alone:  # a host that knows at once that the client has gone does not even call the application
             assert until(lambda: self.ask("/noticed")["begun"] > before)
         return connection
@@ -151,6 +153,15 @@ def test_a_client_that_only_stops_sending_counts_as_gone(site: Site) -> None:
         assert site.has_noticed(before), site.origin
 
 
+@pytest.mark.parametrize(
+    ("more", "body"), [("Content-Length: 3\r\n", b"abc"), ("Transfer-Encoding: chunked\r\n", b"3\r\nabc\r\n0\r\n\r\n")]
+)
+def test_a_client_that_hangs_up_is_noticed_though_its_body_was_not_read(site: Site, more: str, body: bytes) -> None:
+    before = site.ask("/noticed")["noticed"]
+    site.wait_until_gone(more, body).close()
+    assert site.has_noticed(before), site.origin
+
+
 def test_a_client_that_waits_is_not_gone(site: Site) -> None:
     assert not any(site.ask("/steady")["gone"]), site.origin
 
@@ -200,7 +211,8 @@ class Stubborn:
     [
         {},
         {"wsgi.input": io.BytesIO(b"body")},
-        {"wsgi.input": None, "gunicorn.socket": None, "werkzeug.socket": "none", "waitress.client_disconnected": 1},
+        {"wsgi.input": None, "gunicorn.socket": None, "waitress.client_disconnected": 1},
+        {"werkzeug.socket": "none"},
         {"waitress.client_disconnected": lambda: True},
         {"wsgi.early_hints": len, "wsgi.multithread": True},
     ],

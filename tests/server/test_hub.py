@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from house.growth import at_most
 
-from mcp_sync.server.hub import PROMPTS, RESOURCES, TOOLS, Hub, Interest, Notice, interest_of, is_at_or_below
+from mcp_sync.server.hub import PROMPTS, RESOURCES, TOOLS, Hub, Interest, Notice, any_at_or_above, interest_of
 from mcp_sync.testing import in_threads
 
 EVERY = (TOOLS, PROMPTS, RESOURCES)
@@ -48,6 +49,24 @@ def test_who_has_left_or_is_over_hears_nothing_and_is_forgotten() -> None:
     assert (gone.heard, over.heard, there.heard) == ([], [], [Notice(TOOLS)])
     hub.join(Ear())
     assert over not in hub._listeners
+
+
+def test_who_acts_on_what_it_hears_is_told_last() -> None:
+    hub, order = Hub(), []
+
+    class Told(Ear):
+        def tell(self, notice: Notice) -> None:
+            order.append((self, notice.what))
+
+    first, acting, last = Told(), Told(), Told()
+    hub.join(first)
+    hub.follow(acting)
+    hub.join(last)
+    hub.publish(Notice(TOOLS))
+    assert [ear for ear, _ in order] == [first, last, acting]
+    hub.forked()
+    hub.publish(Notice(TOOLS))
+    assert len(order) == 3
 
 
 def test_where_there_is_a_relay_it_decides_who_hears() -> None:
@@ -143,5 +162,52 @@ def test_what_is_told_bears_the_id_of_the_subscription_in_its_own_type(subscript
 
 
 def test_a_part_of_a_resource_is_below_it() -> None:
-    assert is_at_or_below("a://b/c/d", "a://b/c")
-    assert not is_at_or_below("a://b", "a://b/c")
+    for uri, base, below in [
+        ("a://b/c/d", "a://b/c", True),
+        ("a://b/c/d", "a://b/c/", True),
+        ("a://b/c", "a://b/c", True),
+        ("a://b/c", "a://b/c/", False),
+        ("a://b/cd", "a://b/c", False),
+        ("a://b", "a://b/c", False),
+        ("a://b//c", "a://b/", True),
+        ("a://b", "a:", True),
+        ("a://b", "a://", True),
+        ("/b", "", True),
+        ("b", "", False),
+    ]:
+        assert any_at_or_above(uri, {"x://y", base}) is below, (uri, base)
+    assert not any_at_or_above("a://b", ())
+
+
+def test_who_hears_of_a_resource_is_found_as_fast_whatever_many_subscribed_to() -> None:
+    few, many = ({f"a://b/{number}" for number in range(count)} for count in (10, 100_000))
+
+    def look(watched: set[str]) -> None:
+        for _ in range(200):
+            assert not any_at_or_above("z://b/c/d", watched)
+
+    at_most(lambda: look(few), lambda: look(many), times=20)
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        {"resourceSubscriptions": ["a://b"] * 1001},
+        {"resourceSubscriptions": ["a://b"] * 501, "taskIds": ["t"] * 500},
+        {"taskIds": ["t"] * 1001},
+        {"resourceSubscriptions": ["x" * 8193]},
+        {"taskIds": ["x" * 8193]},
+        {"resourceSubscriptions": [f"{number}" + "é" * 4000 for number in range(17)], "taskIds": ["x" * 8000] * 17},
+    ],
+)
+def test_a_filter_that_wants_too_much_is_refused(wanted: Any) -> None:
+    with pytest.raises(ValueError, match="more than"):
+        interest_of(1, wanted, EVERY)
+
+
+def test_a_filter_may_want_much() -> None:
+    uris = [f"a://{number}/" + "x" * 200 for number in range(1000)]
+    interest = interest_of(1, {"resourceSubscriptions": uris}, EVERY)
+    assert sorted(interest.acknowledged["resourceSubscriptions"]) == sorted(uris)
+    with pytest.raises(ValueError, match="more than"):
+        interest_of("x" * 8193, {}, EVERY)

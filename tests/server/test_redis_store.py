@@ -24,10 +24,11 @@ from interop.authority import Authority
 
 from mcp_sync.deadlines import Deadline
 from mcp_sync.exceptions import MCPConnectionError
-from mcp_sync.server import redis_store
+from mcp_sync.server import Server, redis_store
+from mcp_sync.server.calls import Asker
 from mcp_sync.server.redis_store import RedisSessionStore
 from mcp_sync.server.stores import FRESH_SECONDS, Bounds, Gone, MemorySessionStore, SessionStore
-from mcp_sync.testing import SessionStoreContract
+from mcp_sync.testing import SessionStoreContract, in_threads
 from mcp_sync.testing.caller import verdict_of_child
 from mcp_sync.testing.tools import PATIENCE, Background, raises
 from peers.redis_server import redis_running, sentinel_running
@@ -307,6 +308,40 @@ def test_a_redis_that_accepts_and_says_nothing_is_not_waited_for_long(use: Any) 
         with pytest.raises(MCPConnectionError, match=r"redis://127.0.0.1:\d+ "):
             use(store)
         assert not began.expired
+
+
+def test_a_redis_that_refuses_connections_is_not_waited_for() -> None:
+    with at(free_port(), timeout=60.0) as store:
+        began = time.monotonic()
+        for _ in range(3):
+            with pytest.raises(MCPConnectionError, match="cannot be reached"):
+                store.listen(lambda data: None)
+        assert time.monotonic() - began < 30.0
+
+
+def test_those_who_wait_for_a_redis_that_says_nothing_wait_at_the_same_time() -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as door:
+        store = at(door.getsockname()[1], timeout=1.0)
+        app = Server("s").wsgi_app(store=store)
+        began = time.monotonic()
+
+        def greet(number: int) -> None:
+            with pytest.raises(MCPConnectionError):
+                app._sessions.begin(Asker("2025-11-25", False))
+
+        in_threads(12, greet)
+        assert time.monotonic() - began < 8.0
+        app.close()
+        store.close()
+
+
+def test_a_server_that_is_being_made_does_not_look_for_redis() -> None:
+    server = Server("s")
+    with at(free_port(), timeout=60.0) as store:
+        app = server.wsgi_app(store=store)
+        server.add_tool(lambda: "", "t")
+        assert not store._listener.started
+        app.close()
 
 
 def test_a_redis_that_falls_silent_is_not_waited_for_long(place: Place, server: Running) -> None:

@@ -5,16 +5,22 @@ WIRE.md D, H; FAULTS.md 5.6 (WSGI: no session 400, unknown 404, another's sessio
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from server.web import STATELESS, Web
+from server.web import STATELESS, Visit, Web
 
 from mcp_sync.credentials import APIKeyAuth
+from mcp_sync.exceptions import JSONRPCError
 from mcp_sync.server import Context, Elicit, MemorySessionStore, Roots, Server
+from mcp_sync.server.calls import Asker
+from mcp_sync.server.hub import Notice
+from mcp_sync.testing import in_threads
 
 WAIT = 5.0
 VERSIONS = ["2025-03-26", "2025-06-18", "2025-11-25"]
@@ -485,3 +491,291 @@ def test_a_session_that_is_listened_to_is_not_idle(
     assert visit.ask("ping").status == 200
     assert visit.delete().status == 204
     assert list(body) == []
+
+
+# -- how much a client may have us keep -------------------------------------------------------------------------------
+
+
+def sessions_of(web: Web) -> Any:
+    return web.app._sessions
+
+
+def test_a_client_that_says_too_much_of_itself_gets_no_session(web: Web) -> None:
+    for info, capabilities in (({"name": "x" * 70_000}, {}), ({}, {"experimental": {"é" * 33_000: {}}})):
+        with pytest.raises(JSONRPCError, match="64 KB") as refused:
+            sessions_of(web).begin(Asker("2025-11-25", False, info, capabilities))
+        assert refused.value.code == -32602
+    assert sessions_of(web).begin(Asker("2025-11-25", False, {"name": "x" * 60_000}))
+
+
+def test_a_session_subscribes_to_no_more_than_is_kept_of_it(web: Web) -> None:
+    visit = web.greet()
+
+    def subscribes(uri: str) -> bool:
+        reply = visit.ask("resources/subscribe", {"uri": uri}).json
+        assert "result" in reply or reply["error"]["code"] == -32602
+        return "result" in reply
+
+    assert not subscribes("a://" + "x" * 8200)
+    done = [subscribes(f"a://{number}" + "é" * 4000) for number in range(40)]
+    assert sum(done) == done.index(False) == 32
+    assert subscribes("a://0" + "é" * 4000)  # it is there already
+    assert visit.ask("resources/unsubscribe", {"uri": "a://0" + "é" * 4000}).json["result"] == {}
+    assert subscribes("a://a" + "é" * 4000)
+
+
+def test_a_listen_for_too_much_is_refused(web: Web) -> None:
+    for uris in (["a://b"] * 1001, ["a://" + "x" * 8200], [f"a://{number}" + "x" * 8000 for number in range(40)]):
+        reply = web.ask("subscriptions/listen", {"notifications": {"resourceSubscriptions": uris}})
+        assert (reply.status, reply.json["error"]["code"]) == (400, -32602)
+
+
+# -- what nobody reads in time ----------------------------------------------------------------------------------------
+
+
+def test_a_stream_that_is_not_read_ends_and_its_client_comes_back_for_the_rest(mount: Callable[..., Web]) -> None:
+    server = tools()
+    visit = mount(server).greet()
+    stream = visit.get()
+    for number in range(2):
+        server.hub.publish(Notice("tools", "", {"number": number}))
+    for _ in range(3):
+        server.hub.publish(Notice("tools", "", {"much": "x" * 500_000}))
+    events = list(stream.events())
+    assert ["much" in one["data"] for one in events] == [False, False, True, True]
+    again = visit.get(events[1]["id"]).events()
+    assert [next(again)["id"] for _ in range(3)][:2] == [one["id"] for one in events[2:]]
+
+
+def test_what_was_missed_comes_even_if_it_is_more_than_may_wait(web: Web) -> None:
+    visit = web.greet()
+    store = sessions_of(web).store
+    ids = [store.append("session", visit.session_id, "get", b'"' + b"x" * 400_000 + b'"') for _ in range(6)]
+    replayed = visit.get(ids[0]).events()
+    assert [next(replayed)["id"] for _ in range(5)] == ids[1:]
+
+
+def test_who_comes_back_for_a_call_that_was_cancelled_learns_that_it_is_over(mount: Callable[..., Web]) -> None:
+    server = tools()
+    said = threading.Event()
+
+    @server.tool()
+    def waits(context: Context) -> str:
+        context.progress(1)
+        context.wait(WAIT)
+        context.progress(2)
+        said.set()
+        return "too late"
+
+    visit = mount(server, heartbeat=0.1).greet()
+    reply = visit.ask("tools/call", {"name": "waits", "_meta": {"progressToken": 1}}, request_id="w")
+    primed = next(reply.events())
+    reply.close()
+    cancel = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": "w"}}
+    assert visit.post(cancel).status == 202
+    pieces = [piece for _, piece in zip(range(20), visit.get(primed["id"]).body, strict=False)]
+    assert len(pieces) < 20
+    assert said.wait(WAIT)
+
+
+def test_nothing_comes_after_the_end_of_a_stream_and_nobody_is_hurt(web: Web) -> None:
+    visit = web.greet()
+    assert sessions_of(web).record(visit.session_id, "s", b"", True) == "s.1"
+    assert sessions_of(web).record(visit.session_id, "s", b"late", False) is None
+
+
+# -- several processes ------------------------------------------------------------------------------------------------
+
+
+class Shared(MemorySessionStore):
+    """A store of several processes, all of which are this one. It counts, and waits when it is told to."""
+
+    shared = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.said: list[dict[str, Any]] = []
+        self.listened = 0
+        self.loaded = 0
+        self.open = threading.Event()
+        self.open.set()
+
+    def secret(self, name: str) -> bytes:
+        return name.encode().ljust(32)
+
+    def broadcast(self, data: bytes) -> None:
+        self.said.append(json.loads(data))
+        super().broadcast(data)
+
+    def listen(self, callback: Callable[[bytes], None]) -> Callable[[], None]:
+        self.listened += 1
+        return super().listen(callback)
+
+    def load(self, kind: str, key: str) -> dict[str, Any] | None:
+        assert self.open.wait(WAIT)
+        self.loaded += 1
+        return super().load(kind, key)
+
+    def append(self, kind: str, key: str, stream: str, data: bytes, *, last: bool = False) -> str:
+        assert self.open.wait(WAIT)
+        return super().append(kind, key, stream, data, last=last)
+
+    def heard(self, what: str) -> list[dict[str, Any]]:
+        return [one for one in self.said if what in one]
+
+
+def there(visit: Visit, web: Web) -> Visit:
+    """The same session, in another process."""
+    return replace(visit, web=web)
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_what_runs_for_a_session_is_withdrawn_when_it_ends(mount: Callable[..., Web], elsewhere: bool) -> None:
+    server, store = tools(), Shared()
+    noticed = threading.Event()
+
+    @server.tool()
+    def waits(context: Context) -> str:
+        context.progress(1)
+        if context.wait(WAIT):
+            noticed.set()
+        return "too late"
+
+    here, other = mount(server, store=store), mount(store=store)
+    visit, bystander = here.greet(), here.greet()
+    kept = bystander.ask("tools/call", {"name": "pause", "_meta": {"progressToken": 1}})
+    reply = visit.ask("tools/call", {"name": "waits", "_meta": {"progressToken": 1}})
+    next(reply.events())
+    assert (there(visit, other) if elsewhere else visit).delete().status == 204
+    assert noticed.wait(WAIT)
+    assert "progress" in kept.content.decode()
+
+
+def test_before_anybody_was_served_other_processes_are_neither_told_nor_heard(mount: Callable[..., Web]) -> None:
+    server, store = tools(), Shared()
+    web = mount(server, store=store)
+    server.add_tool(lambda: "", "early")
+    assert (store.said, store.listened) == ([], 0)
+    web.greet()
+    server.add_tool(lambda: "", "late")
+    server.resource_updated("config://app")
+    assert len(store.heard("notice")) == 2
+    assert store.listened == 1
+
+
+def test_a_resource_that_changes_is_told_by_a_process_that_serves_nobody(mount: Callable[..., Web]) -> None:
+    store, writer = Shared(), tools()
+    visit = mount(store=store).greet()
+    stream = visit.get()
+    mount(writer, store=store)
+    visit.ask("resources/subscribe", {"uri": "config://app"})
+    writer.resource_updated("config://app")
+    assert "updated" in next(stream.events())["data"]
+    stream.close()
+
+
+def test_many_that_come_at_once_listen_once(mount: Callable[..., Web]) -> None:
+    store = Shared()
+    web = mount(store=store)
+    in_threads(8, lambda number: sessions_of(web).hear())
+    assert store.listened == 1
+    web.app.close()
+    sessions_of(web).hear()
+    assert store.listened == 2
+
+
+def test_who_cannot_hear_is_told_so_and_the_next_tries_again(
+    mount: Callable[..., Web], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Shared()
+    sessions = sessions_of(mount(store=store))
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "listen", lambda callback: store.load("session", None.x))  # type: ignore[attr-defined]
+        with pytest.raises(AttributeError):
+            sessions.hear()
+    sessions.hear()
+    assert store.listened == 1
+
+
+def test_who_tells_of_a_change_does_not_wait_for_the_store(mount: Callable[..., Web]) -> None:
+    server, store = tools(), Shared()
+    visit = mount(server, store=store).greet()
+    stream = visit.get()
+    store.open.clear()
+    with ThreadPoolExecutor(1) as pool:
+        telling = pool.submit(server.tools_changed)
+        done, _ = wait([telling], 2.0)
+        store.open.set()
+    assert done
+    assert "tools/list_changed" in next(stream.events())["data"]
+    stream.close()
+
+
+def test_what_a_session_subscribed_to_is_not_looked_up_for_every_change(mount: Callable[..., Web]) -> None:
+    server, store = tools(), Shared()
+    here, other = mount(server, store=store), mount(store=store)
+    visit = here.greet()
+    stream = visit.get()
+    assert there(visit, other).ask("resources/subscribe", {"uri": "config://app"}).json["result"] == {}
+    before = store.loaded
+    for number in range(20):
+        server.resource_updated(f"config://app/{number}")
+        server.resource_updated(f"config://other/{number}")
+    events = stream.events()
+    assert [f"config://app/{number}" in next(events)["data"] for number in range(20)] == [True] * 20
+    assert store.loaded - before <= 1
+    assert there(visit, other).ask("resources/unsubscribe", {"uri": "config://app"}).json["result"] == {}
+    server.resource_updated("config://app")
+    server.tools_changed()
+    assert "tools/list_changed" in next(events)["data"]
+    stream.close()
+
+
+def test_a_stream_ends_when_a_change_finds_its_session_gone(mount: Callable[..., Web]) -> None:
+    server = tools()
+    for change in (server.tools_changed, lambda: server.resource_updated("config://app")):
+        store = MemorySessionStore()
+        visit = mount(server, store=store).greet()
+        stream = visit.get()
+        store.drop("session", str(visit.session_id))
+        change()
+        assert list(stream.events()) == []
+
+
+def test_only_what_is_for_another_process_is_told_to_all(mount: Callable[..., Web]) -> None:
+    store = Shared()
+    here, other = mount(Server("small", max_message_size=2000), store=store), mount(store=store)
+    visit = other.greet(capabilities=CAN)
+    reply = visit.ask("tools/call", {"name": "name"})
+    messages = reply.messages()
+    asked = next(messages)["id"]
+    mine = sessions_of(here).question_id()
+    for strange in ("nobody asked", 5, "", mine, asked.replace(".", "-"), asked + "x" * 200, f"é{asked[1:]}"):
+        assert there(visit, here).post({"jsonrpc": "2.0", "id": strange, "result": {}}).status == 202
+    much = {"jsonrpc": "2.0", "id": asked, "result": {"x": "y" * 1950}}
+    assert len(json.dumps(much)) <= 2000 + len(asked) + 50
+    assert store.heard("answered") == []
+    answer = {"action": "accept", "content": {"name": "Ann"}}
+    assert there(visit, here).post({"jsonrpc": "2.0", "id": asked, "result": answer}).status == 202
+    assert "Ann" in next(messages)["result"]["content"][0]["text"]
+    assert len(store.heard("answered")) == 1
+
+
+def test_an_answer_that_is_too_large_for_a_message_is_not_told_to_others(mount: Callable[..., Web]) -> None:
+    store = Shared()
+    here, other = mount(Server("small", max_message_size=2000), store=store, max_body_size=9000), mount(store=store)
+    visit = here.greet()
+    question = sessions_of(other).question_id()
+    for size, told in ((1500, 1), (2500, 1)):
+        answer = {"jsonrpc": "2.0", "id": question, "result": {"x": "y" * size}}
+        assert visit.post(answer).status == 202
+        assert len(store.heard("answered")) == told
+
+
+def test_only_cancels_of_ids_that_are_none_too_long_are_told_to_others(mount: Callable[..., Web]) -> None:
+    store = Shared()
+    visit = mount(store=store).greet()
+    for request_id, told in (("x" * 201, 0), (10**201, 0), ("x" * 200, 1), (7, 2)):
+        params = {"requestId": request_id}
+        assert visit.post({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": params}).status in (202, 400)
+        assert len(store.heard("cancelled")) == told

@@ -676,6 +676,21 @@ def test_a_client_that_dies_or_hangs_up_is_forgotten() -> None:
         assert [channel.ending for channel in hall.channels] == [True, True]
 
 
+def test_when_a_client_has_gone_the_threads_of_its_callbacks_go_too_long_before_they_would_retire() -> None:
+    def callbacks() -> list[str]:
+        return [thread.name for thread in threading.enumerate() if thread.name.endswith(("-lane", "-events"))]
+
+    with hosting(served=False) as (host, hall):
+        with guest(host) as client:
+            channel = hall.next()
+            channel.start(Collector())
+            for lane in (channel.lane, channel.events):
+                lane.post(lambda: None)
+            assert len(callbacks()) == 2
+            client.bid_farewell()
+        until(lambda: not callbacks(), 3 * NOW)
+
+
 def test_its_own_close_comes_back_to_a_client_and_then_the_end() -> None:
     with hosting() as (host, _):
         for code in (1000, 1001, 3000, 4999):

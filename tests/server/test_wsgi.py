@@ -380,12 +380,9 @@ def test_a_silent_call_becomes_a_stream_that_says_comments(mount: Callable[..., 
     reply.close()
 
 
-def test_beyond_what_can_be_answered_at_once_it_is_503(
-    mount: Callable[..., Web], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("mcp_sync.server.wsgi.MAX_ANSWERING", 1)
+def test_beyond_what_can_be_answered_at_once_it_is_503(mount: Callable[..., Web]) -> None:
     server, began, _ = waiting()
-    web = mount(server)
+    web = mount(server, max_concurrent_requests=1)
     reply = web.ask("tools/call", {"name": "waits"}, meta={"progressToken": 1})
     assert began.wait(WAIT)
     busy = web.ask("tools/call", {"name": "add", "arguments": {"a": 1, "b": 2}}, request_id=7)
