@@ -14,10 +14,10 @@ unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV PIP_USER PIP_TARGET PIP_PREFIX PYTEST
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-all bench lint types peers clean
+.PHONY: help demo test test-all bench bench-server lint types peers clean
 
 help:  ## print this list
-	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/make \1	\2/p' Makefile | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/make \1	\2/p' Makefile | expand -t 20
 
 demo: $(VENV)/.for-demo  ## start a server, list its tools, call one (examples/quickstart.py)
 	$(BIN)/python examples/quickstart.py
@@ -39,6 +39,10 @@ test-all: lint types peers  ## the same with the slow tests
 # What to run instead of everything: make bench BENCH='--cases tiny,text1 --rounds 9'
 bench: peers  ## what a call costs, beside a raw loop and the official SDK
 	$(BIN)/python tests/benchmarks/run.py $(BENCH)
+
+bench-server: peers  ## what a call costs a server, beside the official SDK and fastmcp; takes BENCH, too
+	$(BIN)/python tests/benchmarks/install.py
+	$(BIN)/python tests/benchmarks/serving.py $(BENCH)
 
 lint: $(VENV)/.for-test  ## ruff
 	$(BIN)/python -m ruff check .

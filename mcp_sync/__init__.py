@@ -21,6 +21,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "credentials": ("APIKeyAuth", "BearerTokenAuth", "JWTAuth"),
     "exceptions": (
+        "AllTransportsFailed",
         "AuthError",
         "CircuitOpen",
         "ClosedByServer",
@@ -33,6 +34,7 @@ _HOMES = {
         "MCPTimeoutError",
         "MCPTransportError",
         "MessageTooLarge",
+        "NoEndpoint",
         "ProtocolError",
         "RateLimited",
         "Refused",
@@ -47,6 +49,10 @@ _HOMES = {
     "client.subscriptions": ("Subscription",),
     "client.tasks": ("Task",),
     "engine.caller": ("CallFuture",),
+    "manage.manager": ("TransportManager",),
+    "manage.metrics": ("TransportMetrics",),
+    "manage.security": ("RedactingFilter", "TransportSecurity"),
+    "manage.tracing": ("Tracing",),
     "protocol.messages": ("Notification",),
     "transports.custom": ("CustomTransport",),
     "transports.docker": ("DockerTransport",),
@@ -71,6 +77,7 @@ if TYPE_CHECKING:
     from .credentials import BearerTokenAuth as BearerTokenAuth
     from .credentials import JWTAuth as JWTAuth
     from .engine.caller import CallFuture as CallFuture
+    from .exceptions import AllTransportsFailed as AllTransportsFailed
     from .exceptions import AuthError as AuthError
     from .exceptions import CircuitOpen as CircuitOpen
     from .exceptions import ClosedByServer as ClosedByServer
@@ -83,6 +90,7 @@ if TYPE_CHECKING:
     from .exceptions import MCPTimeoutError as MCPTimeoutError
     from .exceptions import MCPTransportError as MCPTransportError
     from .exceptions import MessageTooLarge as MessageTooLarge
+    from .exceptions import NoEndpoint as NoEndpoint
     from .exceptions import ProtocolError as ProtocolError
     from .exceptions import RateLimited as RateLimited
     from .exceptions import Refused as Refused
@@ -91,6 +99,11 @@ if TYPE_CHECKING:
     from .exceptions import SessionExpired as SessionExpired
     from .exceptions import ToolError as ToolError
     from .exceptions import TooManyRequests as TooManyRequests
+    from .manage.manager import TransportManager as TransportManager
+    from .manage.metrics import TransportMetrics as TransportMetrics
+    from .manage.security import RedactingFilter as RedactingFilter
+    from .manage.security import TransportSecurity as TransportSecurity
+    from .manage.tracing import Tracing as Tracing
     from .protocol.messages import Notification as Notification
     from .transports.custom import CustomTransport as CustomTransport
     from .transports.docker import DockerTransport as DockerTransport

@@ -10,6 +10,7 @@
           ForkedClientError                 this process is a fork of the one that connected
           SessionExpired                    the server has forgotten the session; it did not run the request
           ClosedByServer(.code, .reason)    the server closed a WebSocket, with a code
+          AllTransportsFailed(.causes)      of several endpoints none could answer
         MCPTimeoutError (TimeoutError)      the deadline passed
         HTTPStatusError(.status)            an HTTP status that is an error, or makes no sense there
           AuthError                         401, 403, 407
@@ -19,6 +20,7 @@
       Refused                               one of our own limits said no; nothing was sent
         TooManyRequests
         CircuitOpen(.retry_after)           the server failed too often, and is left alone for a while
+        NoEndpoint                          no endpoint has what is wanted
       ProtocolError
         LocalProtocolError                  we were asked to say something the protocol forbids
         RemoteProtocolError                 the other side said something the protocol forbids
@@ -171,6 +173,29 @@ class ClosedByServer(MCPConnectionError):
         self.reason = reason
 
 
+class AllTransportsFailed(MCPConnectionError):
+    """Of several endpoints that are alternatives of each other, none could answer.
+
+    Args:
+        message: What was asked; what each said is added to the text.
+        causes: By the name of the endpoint, why it could not.
+        details: As MCPError.
+        may_have_run: As MCPError, of all attempts together.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        causes: Mapping[str, MCPError],
+        *,
+        details: Mapping[str, Any] | None = None,
+        may_have_run: bool | None = None,
+    ) -> None:
+        told = "; ".join(f"{name}: {_short_text(str(cause))}" for name, cause in causes.items())
+        super().__init__(f"{message}: {told}", details=details, may_have_run=may_have_run)
+        self.causes = dict(causes)
+
+
 class MCPTimeoutError(MCPTransportError, TimeoutError):
     """The deadline passed; ``details`` has ``elapsed`` and ``limit`` in seconds."""
 
@@ -238,6 +263,10 @@ class CircuitOpen(Refused):
         self.retry_after = retry_after
 
 
+class NoEndpoint(Refused):
+    """No endpoint is there that has what is wanted; nothing was sent."""
+
+
 class ProtocolError(MCPError):
     """Something was said that the protocol forbids."""
 
@@ -251,5 +280,8 @@ class RemoteProtocolError(ProtocolError):
 
 
 def _short(value: Any, limit: int = 200) -> str:
-    text = repr(value)
+    return _short_text(repr(value), limit)
+
+
+def _short_text(text: str, limit: int = 200) -> str:
     return text if len(text) <= limit else f"{text[:limit]}..."

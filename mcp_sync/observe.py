@@ -3,6 +3,9 @@
 An observer is any callable that takes one event. Observers run on a lane of their own, in order, one at a time; one
 that is slow misses events (counted in ``Feed.missed``), one that raises is logged, and neither can delay a call. The
 log is an observer too: it writes arrows (``> tools/call #7``) to the logger ``mcp_sync`` at level DEBUG.
+
+What only counts must not miss anything: an observer of ours whose attribute ``inline`` is True is called at once, on
+whichever thread the event happens, a reader's perhaps; so it takes microseconds, and never waits.
 """
 
 from __future__ import annotations
@@ -121,6 +124,23 @@ class Restarted:
 
 
 @dataclass(frozen=True, slots=True)
+class LimitExceeded:
+    """A server uses more than it may, and is ended; ``resource``: ``memory_mb`` or ``cpu_percent``."""
+
+    server: str
+    resource: str
+    limit: float
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class Reconnected:
+    """A conversation goes on over a new connection, in place of the one that it had."""
+
+    server: str
+
+
+@dataclass(frozen=True, slots=True)
 class Retried:
     """A call failed with an error of such a type, and is repeated for the ``attempt``-th time after so many seconds."""
 
@@ -159,7 +179,8 @@ class Trouble:
 
 Event: TypeAlias = (
     "Connecting | Connected | Disconnected | Called | Finished | Unreadable | Ignored | ProcessStarted | ProcessEnded"
-    " | ContainerStarted | ContainerEnded | Restarted | Retried | CircuitChanged | Streaming | Trouble"
+    " | ContainerStarted | ContainerEnded | Restarted | LimitExceeded | Reconnected | Retried | CircuitChanged"
+    " | Streaming | Trouble"
 )
 Observer: TypeAlias = "Callable[[Event], None]"
 
@@ -208,13 +229,27 @@ class Feed:
                 self.missed += 1
 
     def emit(self, event: Event) -> None:
-        """Tell all observers, soon."""
+        """Tell all observers, soon; those that count, now."""
         if self._offer is None or not self.watched:
             return
-        observers: Iterable[Observer] = (self._observers() if self._observers else None) or ()
-        for observer in (*observers, write_log):
-            if not self._offer(lambda observer=observer: observer(event)):  # type: ignore[misc]
-                self.missed += 1
+        for observer in (self._observers() if self._observers else None) or ():
+            if getattr(observer, "inline", None) is True:
+                _count(observer, event)
+            else:
+                self._pass_on(self._offer, observer, event)
+        if log.isEnabledFor(logging.DEBUG):
+            self._pass_on(self._offer, write_log, event)
+
+    def _pass_on(self, offer: Callable[[Callable[[], Any]], bool], observer: Observer, event: Event) -> None:
+        if not offer(partial(observer, event)):
+            self.missed += 1
+
+
+def _count(observer: Observer, event: Event) -> None:
+    try:
+        observer(event)
+    except Exception:
+        log.exception("%r failed", observer)
 
 
 def write_log(event: Event) -> None:
@@ -238,6 +273,8 @@ def _line(event: Event) -> str:
         return f"= circuit {event.state} ({event.server})"
     if isinstance(event, Streaming):
         return f"< {event.received} of {event.total or '?'} bytes ({event.server})"
+    if isinstance(event, LimitExceeded):
+        return f"! {event.resource} {event.value:.1f}, more than {event.limit:g} ({event.server})"
     if isinstance(event, Trouble):
         return f"! {event.kind} ({event.server})"
     return f"= {event}"

@@ -144,6 +144,27 @@ def error_types(name: str, value: Any) -> tuple[type[MCPError], ...]:
     return found
 
 
+def existing_paths(name: str, value: Any) -> tuple[str, ...] | None:
+    """Check for a collection of paths that exist; a relative one, or ``~``, is this process's. Or None."""
+    if value is None:
+        return None
+    if isinstance(value, (str, bytes, os.PathLike)) or not isinstance(value, Iterable):
+        raise TypeError(f"{name} must be a list of paths, not {type(value).__name__} ({value!r})")
+    return tuple(_path_that_exists(name, item) for item in value)
+
+
+def _path_that_exists(name: str, value: Any) -> str:
+    if not isinstance(value, (str, os.PathLike)):
+        raise TypeError(f"{name} must hold only paths, not {type(value).__name__} ({value!r})")
+    path = encodable(name, os.fsdecode(value))
+    if not path:
+        raise ValueError(f"{name} must not hold an empty path")
+    path = os.path.abspath(os.path.expanduser(path))
+    if not os.path.exists(path):
+        raise ValueError(f"{name}: there is no {path!r}")
+    return path
+
+
 def one_of(name: str, value: str | None, known: Sequence[str]) -> str | None:
     """Return the value of the parameter ``name``, which has to be one of a few, or None."""
     if value is not None and value not in known:
@@ -198,11 +219,46 @@ class Restart:
 
     Attributes:
         attempts: How often in a row; one that has run for a minute starts a new row. 0 never.
-        delay: Seconds between two starts, at least.
+        delay: Seconds between two starts of a row, at least; doubles with each, up to 30. The first is at once.
     """
 
     attempts: int = knob("max_restarts", 0, whole(0))
     delay: float = knob("restart_delay", 1.0, seconds)
+
+
+@dataclass(frozen=True)
+class Monitoring:
+    """What a child process, and all that it starts, may use; a server that uses more is ended.
+
+    Attributes:
+        on: Whether it is watched; None: if it has a limit.
+        memory: MiB of resident memory, of all its processes together; None: no limit.
+        processor: Percent of one processor, of all its processes together, on average over some seconds; None: no
+            limit.
+    """
+
+    on: bool | None = knob("enable_process_monitoring", None, optional(flag))
+    memory: float | None = knob("memory_limit_mb", None, optional(number(1, 1e9)))
+    processor: float | None = knob("cpu_limit_percent", None, optional(number(1, 1e6)))
+
+    @property
+    def wanted(self) -> bool:
+        """Whether there is anything to do."""
+        return bool(self.on) or self.memory is not None or self.processor is not None
+
+
+@dataclass(frozen=True)
+class Confinement:
+    """Which files a child process, and all that it starts, can reach.
+
+    Attributes:
+        on: Whether the kernel keeps it from all others.
+        paths: What it may read, write and execute, with all that is beneath; beside that only the system's programs and
+            libraries, and our interpreter's, may be read and executed. None: no more than those.
+    """
+
+    on: bool = knob("restrict_filesystem", False, flag)
+    paths: tuple[str, ...] | None = knob("allowed_paths", None, existing_paths)
 
 
 @dataclass(frozen=True)
@@ -314,10 +370,18 @@ class Sessions:
     """What becomes of the sessions that an HTTP server of the handshake era keeps.
 
     Attributes:
-        ended: Whether a session is ended on the server when we close, or left there, for another process to go on with.
+        on: Whether we have any: the id that the server gives is sent with each request. Without, it is never sent, for
+            servers that do not insist on it.
+        patience: Seconds without a call after which a session is ended, and the next call begins a new one; None: it
+            is kept until we close.
+        most: How many conversations of one transport have one at once; None: any number.
+        interval: Seconds between two looks for those without a call.
     """
 
-    ended: bool = knob("session_management", True, flag)
+    on: bool = knob("session_management", True, flag)
+    patience: float | None = knob("session_timeout", None, optional(number(0.01, LONGEST_TIMEOUT)))
+    most: int | None = knob("max_sessions", None, optional(whole(1)))
+    interval: float = knob("session_cleanup_interval", 30.0, number(0.01, LONGEST_TIMEOUT))
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import signature
-from typing import Any
+from typing import Any, cast
 
 from ..policies import unexpected_keyword
 from ..protocol.redact import redact_url
@@ -38,7 +38,8 @@ def transport_to(target: Any, knobs: Mapping[str, Any], own: Iterable[str]) -> M
     """Return the transport that a target means.
 
     Args:
-        target: What Client was given.
+        target: What Client was given; a transport, or an object with ``converse(introduction, deadline)``, ``name`` and
+            ``timeout``, is taken as it is.
         knobs: Keywords for the transport.
         own: The keywords of Client itself; a misspelt one ends up among the knobs.
 
@@ -49,9 +50,9 @@ def transport_to(target: Any, knobs: Mapping[str, Any], own: Iterable[str]) -> M
     """
     if isinstance(target, type):
         raise TypeError(f"Client() cannot connect to a class, {target.__name__}; make an object of it first")
-    if isinstance(target, MCPTransport):
+    if isinstance(target, MCPTransport) or callable(getattr(target, "converse", None)):
         _check_knobs(knobs, (), own)
-        return target
+        return cast(MCPTransport, target)  # or what has as much of one as a Client needs: manager.endpoint(name)
     kind, what = _kind_of(target)
     _check_knobs(knobs, _keywords_of(kind, knobs), own)
     transport: MCPTransport = kind(what, **knobs)

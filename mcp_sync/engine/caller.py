@@ -204,6 +204,14 @@ class Caller(ABC):
         """Whether nothing can be asked any more."""
 
     @property
+    def must_connect(self) -> bool:
+        """Whether the next question has to connect first, or cannot be asked any more."""
+        return self.over
+
+    def ready(self, deadline: Deadline) -> None:
+        """Connect, where the connection is lost and can be made again; raises as that does. Nothing is asked."""
+
+    @property
     @abstractmethod
     def counters(self) -> dict[str, int]:
         """What has happened so far; ``sent == ok + error + timeout + cancelled + pending``."""

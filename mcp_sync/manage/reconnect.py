@@ -157,7 +157,8 @@ class Reconnecting(Caller):
             if self._telling.now:
                 raise
             self._renew(caller, deadline, expired)
-            if question.method not in SAFE_METHODS and not question.repeatable:
+            unsent = expired.details.get("phase") == "send"  # ended by ourselves: the server has never seen the call
+            if not (unsent or question.repeatable or question.method in SAFE_METHODS):
                 raise
         return self._caller.call(question, deadline)
 
@@ -284,6 +285,15 @@ class Reconnecting(Caller):
     def over(self) -> bool:
         """Whether nothing can be asked any more."""
         return self._closing.is_set() or (self._caller.over and not self._policy.attempts)
+
+    @property
+    def must_connect(self) -> bool:
+        """Whether the next question has to connect first."""
+        return self._caller.over
+
+    def ready(self, deadline: Deadline) -> None:
+        """Connect, where the connection is lost; raises as connecting does."""
+        self._living(deadline)
 
     @property
     def counters(self) -> dict[str, int]:

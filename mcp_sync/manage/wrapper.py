@@ -43,6 +43,15 @@ class Wrapper(Caller):
         return self._caller.over
 
     @property
+    def must_connect(self) -> bool:
+        """Whether the next question has to connect first."""
+        return self._caller.must_connect
+
+    def ready(self, deadline: Deadline) -> None:
+        """Connect, where the connection is lost."""
+        self._caller.ready(deadline)
+
+    @property
     def counters(self) -> dict[str, int]:
         """What has happened so far."""
         return self._caller.counters

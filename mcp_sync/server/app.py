@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -441,8 +442,9 @@ class Server:
         wanted = (request.params or {}).get("notifications")
         offered = [name for name in (TOOLS, PROMPTS, RESOURCES) if name in self.answerer.capabilities(stateless=True)]
         try:
+            interest = interest_of(request.id, wanted, offered)
             tasks = self.tasks.heard_of(wanted, asker) if self.tasks is not None else ()
-            return interest_of(request.id, wanted, offered, tasks)
+            return replace(interest, tasks=frozenset(tasks))
         except ValueError as flaw:
             raise JSONRPCError(INVALID_PARAMS, str(flaw)) from None
 

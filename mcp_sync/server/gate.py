@@ -155,8 +155,6 @@ class Gate:
         """Return how many streams may be open at once under this host."""
         if self._max_streams is not None:
             return self._max_streams
-        if not environ.get("wsgi.multithread", True):
-            return 0
         threads = self._threads or threads_of(environ, start_response) or UNKNOWN_THREADS
         return int(threads * STREAM_SHARE)
 

@@ -1,6 +1,38 @@
 """Hosting: a web server for a WSGI application, for people without one; what ``Server.run("http")`` uses.
 
-MEASURED
+**Why waitress.** One thread accepts, reads and parses, and only whole requests get a worker, so a client that sends
+half of one keeps no thread from others. Measured with a small JSON application in one process of 64 threads (Python
+3.11, x86-64 Linux, wrk, two processors with much else to do: median of 25 rounds, the best one in brackets):
+
+================================== ================ ================ ================ =======================
+what                               waitress 3.0.2   as it is here    cheroot 11.1.2   gunicorn 27.0.1 gthread
+================================== ================ ================ ================ =======================
+processor time a call, 1 client    262 us (127)     98 us (85)       147 us (116)     225 us (171)
+processor time a call, 32 clients  119 us (104)     59 us (53)       192 us (147)     164 us (124)
+calls/s, 1 client                  2,311 (4,608)    6,040 (8,576)    4,392 (7,030)    3,162 (4,783)
+calls/s, 32 clients                4,881 (8,110)    11,314 (14,487)  4,008 (5,202)    5,135 (6,458)
+best p50 / p99, 1 client           0.13 / 4.5 ms    0.09 / 3.1 ms    0.12 / 1.8 ms    0.17 / 2.2 ms
+best p50 / p99, 32 clients         3.3 / 14 ms      1.8 / 6.9 ms     4.3 / 30 ms      3.9 / 17 ms
+a call beside 300 half requests    p50 0.4 ms       p50 0.4 to 1 ms  none in 15 s     none in 15 s
+such a half request is cut         not in 75 s      after 60 s       after 35 s       not in 75 s
+a body of two bytes a second       goes on (70 s)   cut after 61 s   goes on (70 s)   goes on (70 s)
+50 MB, limit 16 MB: known, chunked 413, 413         413, 413         413, 500         no limit: 200, 200
+the same, asking 100-continue      413 after 20 MB  413 at once      413 at once      no limit: 200
+memory: idle; more for a stream    16 MB; 10 kB     18 MB; 29 kB     26 MB; 12 kB     20 MB; 31 kB
+who has gone is noticed by         the next write   the next write   the second       the next or second
+Ctrl-C with 10 streams open        5.1 s            1.6 s            not in 40 s      30 s
+================================== ================ ================ ================ =======================
+
+(Where threads start on demand, here and in gunicorn, a stream's memory includes its thread's; waitress and cheroot have
+all of them from the beginning. What is said of who has gone is of a stream that looks for nobody, but writes now and
+then; the ten streams wrote every 2.5 s.) All four send each piece of a stream when it is written, 0.2 ms later it is
+with the client, and none waits for Nagle. gunicorn, moreover, starts processes and takes the signals, so it cannot run
+on a thread of somebody's program. Idle connections cost a little: beside 800 silent ones a call takes 0.5 to 1 ms, with
+waitress as with us. What differs here from waitress, and why, is in ``waitress_parts``.
+
+There is no TLS and no HTTP/2: for those, put nginx or the like in front.
+
+Source: PEP 3333; RFC 9112.
 """
 
 from __future__ import annotations

@@ -35,10 +35,11 @@ def run(server: Server, transport: str, options: Mapping[str, Any]) -> None:
         run_stdio(server.serve, server.limits)
         return
     with _telling_people():
-        if transport == "websocket":
-            websocket_host(server, options).run()
-        else:
-            http_host(server, transport, options).run()
+        host = websocket_host(server, options) if transport == "websocket" else http_host(server, transport, options)
+        try:
+            host.run()
+        except KeyboardInterrupt:
+            pass  # everything is closed
 
 
 @contextmanager

@@ -97,8 +97,9 @@ class Unasked:
         self._session_id = session_id
         self._looked = time.monotonic()
         self._lock = threading.Lock()  # guards the order of events
-        self._watched: frozenset[str] | None = frozenset()
-        self._stale = True
+        self._watched: frozenset[str] = frozenset()
+        self._change = object()  # a new one with every change of what is watched
+        self._known: object = None  # the change up to which we know it
 
     @property
     def over(self) -> bool:
@@ -115,18 +116,23 @@ class Unasked:
 
     def watches_anew(self) -> None:
         """Take note that the session subscribed to something, or does so no more."""
-        self._stale = True
+        self._change = object()
 
     def tell(self, notice: Notice) -> None:
         """Hear of a change."""
-        if notice.what != "task" and not self._sessions.later(lambda: self._say(notice)):
+        if notice.what == "task" or (notice.what == "resource" and not self._may_watch(notice.uri)):
+            return
+        data = encode(Notification(notice.method, notice.params or None))
+        if not self._sessions.later(lambda: self._say(notice, data), len(data)):
             self.outbox.end()
 
-    def _say(self, notice: Notice) -> None:
+    def _may_watch(self, uri: str) -> bool:
+        return self._known is not self._change or any_at_or_above(uri, self._watched)
+
+    def _say(self, notice: Notice, data: bytes) -> None:
         try:
             if notice.what == "resource" and not self._is_watched(notice.uri):
                 return
-            data = encode(Notification(notice.method, notice.params or None))
             with self._lock:
                 event_id = self._sessions.record(self._session_id, UNASKED, data, False)
                 kept = event_id is not None and self.outbox.put_now(event(data, event_id))
@@ -137,13 +143,14 @@ class Unasked:
             self.outbox.end()  # the session is over; or its client comes back for what there is no room for
 
     def _is_watched(self, uri: str) -> bool:
-        if self._stale:
-            self._stale = False  # first: what changes while it is looked up is looked up again
+        change = self._change
+        if self._known is not change:
             watched = self._sessions.watched(self._session_id)
-            self._watched = None if watched is None else frozenset(watched)
-        if self._watched is None:
-            self.outbox.end()
-        return any_at_or_above(uri, self._watched or ())
+            if watched is None:
+                self.outbox.end()
+            self._watched = frozenset(watched or ())
+            self._known = change
+        return any_at_or_above(uri, self._watched)
 
     def session_is_over(self) -> bool:
         """Whether its session is; as long as somebody listens, it is not idle."""
@@ -315,9 +322,9 @@ class Sessions:
         except (Gone, ValueError):  # complete: its request was cancelled while this was about to be said
             return None
 
-    def later(self, job: Job) -> bool:
-        """Run a job that waits for the store, after those before it; False: too many wait."""
-        return self._lane.offer(job)
+    def later(self, job: Job, size: int) -> bool:
+        """Run a job that waits for the store, after those before it; False: too many wait, or too many bytes."""
+        return self._lane.offer(job, size)
 
     def missed(self, session_id: str, after: str) -> list[tuple[str, bytes]]:
         """Return what was said unasked after an event."""
@@ -467,7 +474,7 @@ class Sessions:
 
         Many may come at once while the store cannot be reached; they wait for the same attempt.
         """
-        self._serving = True
+        self.served()
         if not self.store.shared:
             return
         with self._lock:
@@ -476,7 +483,11 @@ class Sessions:
         if mine:
             self._begin_to_hear(attempt)
         else:
-            attempt.result()
+            attempt.result()  # which comes when the store has answered, or its timeout has passed
+
+    def served(self) -> None:
+        """Take note that this process serves somebody; from now on others are told of the lists that change here."""
+        self._serving = True
 
     def _begin_to_hear(self, attempt: Future[Callable[[], None]]) -> None:
         try:

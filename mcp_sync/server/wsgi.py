@@ -68,7 +68,7 @@ class _Subscription:
 
     def __init__(self, request: Request, interest: Interest) -> None:
         self.outbox = Outbox()
-        self._request = request
+        self._request_id = request.id
         self._interest = interest
         acknowledged = {"_meta": interest.meta, "notifications": interest.acknowledged}
         self.outbox.put_now(event(encode(Notification(ACKNOWLEDGED, acknowledged))))
@@ -85,15 +85,16 @@ class _Subscription:
 
     def end(self) -> None:
         result = {"resultType": "complete", "_meta": self._interest.meta}
-        self.outbox.put_now(event(encode(Result(self._request.id, result))))
+        self.outbox.put_now(event(encode(Result(self._request_id, result))))
         self.outbox.end()
 
 
 class WsgiApp:
     """A server as a WSGI application.
 
-    Threads: ``mcp-http-<number>``, one for each request that is being answered; with a store that processes share, the
-    store's listener. The host's threads wait for them, and write.
+    Threads: ``mcp-http-<number>``, one for each request that is being answered; ``mcp-http-unasked``, where somebody
+    listens for changes; with a store that processes share, the store's listener. The host's threads wait for them, and
+    write.
     Locks: none of its own.
 
     Args:
@@ -258,6 +259,7 @@ class WsgiApp:
         except JSONRPCError as error:
             status = http_status_of(error.code, stateless=True)
             return refuse(start_response, Refusal(status, error.code, error.message, error.data, message.id))
+        self._sessions.served()
         self._warn_of_the_key(visitor)
         exchange = Exchange()
         call = Call(message, self._within_reach(asker, visitor), exchange, self._around)
@@ -360,22 +362,22 @@ class WsgiApp:
         return self._store.shared or not bool(visitor.environ.get("wsgi.multiprocess"))
 
     def _initialize(self, visitor: Visitor, request: Request, start_response: StartResponse) -> Iterable[bytes]:
-        params = request.params or {}
         try:
-            version, result = self._server.answerer.initialized(params)
+            version, result = self._server.answerer.initialized(request.params or {})
+            if not self._keeps_sessions(visitor):
+                result = {**result, "capabilities": _without_memory(result["capabilities"])}
+                return respond(start_response, 200, encode(Result(request.id, result)))
+            session_id = self._begin(visitor, request.params or {}, version)
         except JSONRPCError as error:
             failure = Failure(request.id, error.code, error.message, error.data)
             return respond(start_response, 200, encode(failure))
-        headers: list[tuple[str, str]] = []
-        if self._keeps_sessions(visitor):
-            info, capabilities = params.get("clientInfo") or {}, params.get("capabilities") or {}
-            session_id = self._sessions.begin(Asker(version, False, info, capabilities, {}, visitor.principal))
-            if session_id is None:
-                return too_busy(start_response, request, "there are too many sessions; try again later")
-            headers = [(SESSION_ID, session_id)]
-        else:
-            result = {**result, "capabilities": _without_memory(result["capabilities"])}
-        return respond(start_response, 200, encode(Result(request.id, result)), headers)
+        if session_id is None:
+            return too_busy(start_response, request, "there are too many sessions; try again later")
+        return respond(start_response, 200, encode(Result(request.id, result)), [(SESSION_ID, session_id)])
+
+    def _begin(self, visitor: Visitor, params: Mapping[str, Any], version: str) -> str | None:
+        info, capabilities = params.get("clientInfo") or {}, params.get("capabilities") or {}
+        return self._sessions.begin(Asker(version, False, info, capabilities, {}, visitor.principal))
 
     def _asker(self, visitor: Visitor, version: str, request_id: Any = None) -> Asker | Refusal:
         """Return who asks, by the session."""

@@ -14,6 +14,7 @@ import select
 import socket
 import ssl
 import threading
+import time
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from ..engine.channel import Pipe, last_words
 from ..engine.dispatch import start_thread_in_finalizer
 from ..engine.interrupts import let_go
 from ..exceptions import MCPConnectionError, MCPTimeoutError, MessageTooLarge, RemoteProtocolError
-from ..observe import ContainerEnded, Feed, Ignored
+from ..observe import ContainerEnded, Feed, Ignored, LimitExceeded, Trouble
 from ..protocol.demux import STDIN, STDOUT, Demultiplexer
 from ..protocol.framing import LineSplitter, Overlong
 from .asides import Asides
@@ -207,6 +208,8 @@ class ContainerPipe(Pipe):
         self._attachment = attachment
         self._grace = grace
         self._about = {"container": container.id, **(about or {})}
+        self._since = time.monotonic()
+        self._lived: float | None = None
         self._wake, self._ring = os.pipe()
         self._ending = threading.Lock()  # guards _deadline, _ring
         self._deadline: Deadline | None = None
@@ -336,8 +339,13 @@ class ContainerPipe(Pipe):
 
     def epitaph(self) -> MCPConnectionError:
         """Say why the stream ended, after a moment in which the engine may learn it too."""
+        self._lived = time.monotonic() - self._since
         self._verdict = self._container.verdict(Deadline(VERDICT_SECONDS))
         details = self.explain()
+        limit = details.get("memory_limit_mb")
+        if limit and self._verdict.out_of_memory:  # by how much it would have gone past that, nobody knows
+            self.feed.emit(LimitExceeded(self.name, "memory_mb", limit, limit))
+        self.feed.emit(Trouble(self.name, "connection_lost", dict(details)))
         return MCPConnectionError(f"{self.name} {self._fate(self._verdict)}{last_words(details)}", details=details)
 
     def _fate(self, verdict: Verdict) -> str:
@@ -361,6 +369,8 @@ class ContainerPipe(Pipe):
         if verdict is not None and not verdict.running:
             details["exit_status"] = verdict.status
             details["out_of_memory"] = verdict.out_of_memory
+        if self._lived is not None:
+            details["lived"] = round(self._lived, 3)
         return details
 
     def end_writing(self) -> None:

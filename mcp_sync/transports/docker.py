@@ -8,25 +8,20 @@ import re
 import secrets
 import shlex
 import sys
-import threading
 import weakref
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import unquote
 
 from ..deadlines import Deadline
-from ..engine.caller import Caller, Handler
 from ..engine.channel import Channel, PipeChannel
-from ..engine.connect import INTERRUPTED_SECONDS, Introduction, converse
-from ..engine.dispatch import Lane
-from ..exceptions import MCPConnectionError, MCPTransportError
-from ..manage.reconnect import Reconnecting
-from ..observe import ContainerStarted, Feed, Restarted
+from ..engine.connect import INTERRUPTED_SECONDS
+from ..exceptions import MCPTransportError
+from ..observe import ContainerStarted
 from ..policies import (
     Grace,
     Limits,
-    Reconnect,
     Restart,
     encodable,
     gather,
@@ -39,7 +34,7 @@ from ..policies import (
 from ..protocol.redact import secrets_of
 from .making import Making
 from .outlet import Outlet, line_writer
-from .transport import CLOSE_SECONDS, MCPTransport
+from .restarting import RestartingTransport
 
 if TYPE_CHECKING:
     import docker
@@ -52,8 +47,6 @@ PROCESSES = 512
 """How many processes and threads a container may have unless told otherwise."""
 REMOVE_SECONDS = 5.0
 """How long removing a container may take after a failure to start it."""
-LONG_LIFE_SECONDS = 60.0
-"""A container that has run for so long is no part of a row of restarts."""
 
 OURS = {
     "tty": "a terminal has no frames, echoes what is written to it, and mixes stderr into the messages",
@@ -98,7 +91,7 @@ _PORT = re.compile(
 
 
 @with_knobs(*KINDS)
-class DockerTransport(MCPTransport):
+class DockerTransport(RestartingTransport):
     """Reaches a server by starting it in a container of its own, on a Docker engine.
 
     The engine is found as the command line finds it: ``DOCKER_HOST`` and ``DOCKER_TLS_VERIFY``, ``DOCKER_CERT_PATH``,
@@ -319,38 +312,6 @@ class DockerTransport(MCPTransport):
         channel.feed.emit(ContainerStarted(self.name, container.id))
         return channel
 
-    # -- restarts -----------------------------------------------------------------------------------------------------
-
-    def converse(self, introduction: Introduction, deadline: Deadline) -> Caller:
-        """Begin a conversation; if ``max_restarts`` says so, one that outlives its container."""
-        policy = self._policies[Restart]
-        if not policy.attempts:
-            return self._begin(introduction, deadline)
-        row = _Row(policy, self.name)
-        later = replace(introduction, handler=None, opened=None, meanwhile=None)  # keeps nothing that the user holds
-        firsts = [introduction]
-        lane = Lane("mcp-docker-events")
-        feed = Feed(self._observers, lane.offer)
-
-        def dial(
-            handler: Handler | None, version: str, opened: Callable[[Caller], object], deadline: Deadline
-        ) -> Caller:
-            if firsts:
-                row.begin()
-                caller = self._begin(replace(firsts[0], handler=handler), deadline)
-                firsts.clear()
-                return caller
-            feed.emit(Restarted(self.name, row.next(deadline)))
-            again = replace(later, handler=handler, opened=opened, expected=version or None)
-            return converse(self.dial(deadline), again, self._policies[Limits], deadline)
-
-        once = Reconnect(interval=policy.delay, attempts=1)
-        try:
-            return Reconnecting(introduction.handler, dial, once, introduction.renewed, deadline, lane.close)
-        except BaseException:
-            lane.close(Deadline(CLOSE_SECONDS))
-            raise
-
 
 class UrlDockerTransport(DockerTransport):
     """Reaches a server in a container that a URL describes: ``docker://image:tag?env=NAME=value&network=none``.
@@ -368,39 +329,6 @@ class UrlDockerTransport(DockerTransport):
         image, said = _read_url(url)
         env = {**said.pop("env", {}), **variables("env", knobs.pop("env", None))}
         super().__init__(image, **{"env": env, **said, **knobs})
-
-
-class _Row:
-    """A row of restarts: how many there have been, and when the last one was.
-
-    Threads: one at a time, whoever dials.
-    """
-
-    def __init__(self, policy: Restart, name: str) -> None:
-        self._policy = policy
-        self._name = name
-        self._count = 0
-        self._age = Deadline(0)
-
-    def begin(self) -> None:
-        """Take note of a start."""
-        self._age = Deadline(LONG_LIFE_SECONDS)
-
-    def next(self, deadline: Deadline) -> int:
-        """Return the number of the restart that is due, after the pause that is due; raises when there were enough."""
-        if self._age.expired:
-            self._count = 0
-        if self._count >= self._policy.attempts:
-            raise MCPConnectionError(
-                f"{self._name} ended {self._count + 1} times in a row; max_restarts is {self._policy.attempts}",
-                details={"phase": "connect", "restarts": self._count},
-                may_have_run=False,
-            )
-        self._count += 1
-        if self._count > 1:
-            threading.Event().wait(min(max(0.0, self._policy.delay - self._age.elapsed), deadline.remaining))
-        self.begin()
-        return self._count
 
 
 # -- what users hand over ---------------------------------------------------------------------------------------------

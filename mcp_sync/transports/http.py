@@ -13,7 +13,7 @@ from ..deadlines import Deadline, as_timeout
 from ..engine.caller import Caller
 from ..engine.channel import Channel
 from ..engine.connect import Introduction, closing_time, spoken
-from ..exceptions import HTTPStatusError, MCPError
+from ..exceptions import HTTPStatusError, MCPConnectionError, MCPError
 from ..policies import (
     Breaker,
     Connections,
@@ -33,6 +33,7 @@ from ..protocol.headers import Mirror, session_id_flaw
 from ..protocol.negotiation import Agreement
 from ..protocol.origins import check_url, join_url, without_userinfo
 from ..protocol.redact import redact_url
+from .keeping import SessionKeeper
 from .network import NetworkTransport
 from .passport import Passport, checked_auth, checked_headers, checked_provider
 from .secure import authorities, certificate, checked_context
@@ -78,6 +79,9 @@ class HttpKnobs(TypedDict, total=False):
     allowed_origins: Sequence[str]
     max_redirects: int
     session_management: bool
+    session_timeout: float | None
+    max_sessions: int | None
+    session_cleanup_interval: float
     enable_compression: bool
     compression_threshold: int
     compression_level: int
@@ -124,8 +128,8 @@ class StreamableHTTPTransport(NetworkTransport):
         cert: Our own certificate: a file with certificate and key, or a pair of files.
         health_endpoint: The path that ``check_health`` asks.
         session_id: A session of the handshake era that the first conversation goes on with, where another process left
-            it (``session_management=False``); its own ``transport.session_id``.
-        session_version: The protocol version of that session; its own ``transport.session_version``.
+            it: this and the next are what its ``transport.leave_session()`` returned.
+        session_version: The protocol version of that session.
         timeout: Seconds that any call may take unless told otherwise; None means 30.
         policies: Policies given whole, in place of the keywords below.
         **knobs: Their meaning stands in ``mcp_sync.policies``: ``max_message_size`` and its like (Limits);
@@ -133,8 +137,9 @@ class StreamableHTTPTransport(NetworkTransport):
             (Replies); ``connection_timeout``, ``connection_pool_size``, ``max_connections_per_host``,
             ``keep_alive_timeout``, ``tcp_nodelay``, ``tcp_keepalive``, ``enable_request_pipelining``,
             ``max_pipeline_size`` (Connections); ``trust_env``, ``validate_origin``, ``allowed_origins``,
-            ``max_redirects`` (Trust); ``session_management`` (Sessions); ``enable_compression``,
-            ``compression_threshold``, ``compression_level`` (Packing); ``max_retries``, ``retry_delay``,
+            ``max_redirects`` (Trust); ``session_management``, ``session_timeout``, ``max_sessions``,
+            ``session_cleanup_interval`` (Sessions); ``enable_compression``, ``compression_threshold``,
+            ``compression_level`` (Packing); ``max_retries``, ``retry_delay``,
             ``retry_backoff_multiplier``, ``max_retry_delay``,
             ``retry_jitter``, ``retry_on_status_codes``, ``retry_on_exceptions`` (Retry); ``circuit_breaker_enabled``,
             ``circuit_breaker_threshold``, ``circuit_breaker_timeout`` (Breaker).
@@ -181,6 +186,9 @@ class StreamableHTTPTransport(NetworkTransport):
         self._health = health_endpoint
         self._mirror = Mirror()
         self._joined = _checked_session_id(session_id, session_version)
+        if self._joined is not None and not self._policies[Sessions].on:
+            raise ValueError("session_id needs session_management, which is off")
+        self._keeper = SessionKeeper(self._policies[Sessions], self.name) if Sessions in self._kinds else None
         self._going_on: weakref.ref[HttpChannel] | None = None
         self._channel: weakref.ref[HttpChannel] | None = None
 
@@ -195,11 +203,26 @@ class StreamableHTTPTransport(NetworkTransport):
 
         joined, self._joined = self._joined, None
         channel = HttpChannel(
-            self._web(self.url), self._passport, self._mirror, self._policies, self.name, self._observers, joined
+            self._web(self.url),
+            self._passport,
+            self._mirror,
+            self._policies,
+            self.name,
+            self._observers,
+            joined,
+            self._keeper,
         )
         self._channel = weakref.ref(channel)
         if joined is not None:
             self._going_on = self._channel
+        return channel
+
+    def _dial_again(self, deadline: Deadline) -> Channel:
+        from .streamable import HttpChannel
+
+        channel = super()._dial_again(deadline)
+        if isinstance(channel, HttpChannel):  # it is another with HTTP+SSE
+            channel.replaces = True
         return channel
 
     @property
@@ -213,6 +236,24 @@ class StreamableHTTPTransport(NetworkTransport):
         """The protocol version that is spoken in that session."""
         channel = self._channel() if self._channel is not None else None
         return channel.version or None if channel is not None else None
+
+    def leave_session(self) -> dict[str, str]:
+        """Leave the session of the newest connection on the server, for another process to go on with.
+
+        It is not ended when this transport is closed, nor when it is idle.
+
+        Returns:
+            The keywords for the other transport: ``session_id`` and ``session_version``.
+
+        Raises:
+            MCPConnectionError: There is none.
+        """
+        channel = self._channel() if self._channel is not None else None
+        session_id = channel.session_id if channel is not None else ""
+        if channel is None or not session_id:
+            raise MCPConnectionError(f"{self.name}: there is no session", may_have_run=False)
+        channel.leave_session()
+        return {"session_id": session_id, "session_version": channel.version}
 
     def converse(self, introduction: Introduction, deadline: Deadline) -> Caller:
         """Begin a conversation, or go on with one that another process has begun."""
@@ -333,6 +374,7 @@ class UrlTransport(StreamableHTTPTransport):
         older = SSETransport.__new__(SSETransport)
         nothing_yet = {"_line": None, "_closed_properly": None, "_begun_here": None, "_post_url": None}
         older.__dict__.update({**self.__dict__, **nothing_yet})
+        older.__dict__.pop("converse", None)  # of whoever traces us (manage/tracing.py): it is we who are asked
         return older
 
     @property

@@ -3,8 +3,9 @@
 =========================  =============================================================================
 decorator                  is called with
 =========================  =============================================================================
-``on_process_event``       ``process_started``, ``process_ended`` or ``process_restart``, and a dict: ``pid`` or
-                           ``container``, ``status``, ``attempt``
+``on_process_event``       ``process_started``, ``process_ended``, ``process_restart`` or
+                           ``resource_limit_exceeded``, and a dict: ``pid`` or ``container``, ``status``, ``attempt``;
+                           ``resource`` (``memory_mb`` or ``cpu_percent``), ``limit``, ``value``
 ``on_connection_event``    ``connected``, ``disconnected``, ``retry`` or ``circuit``, and a dict
 ``on_lifecycle_event``     ``connecting``, ``connected``, ``disconnected`` or ``error``, and a dict
 ``on_streaming_progress``  bytes received, and total bytes or None
@@ -29,6 +30,7 @@ from ..observe import (
     ContainerStarted,
     Disconnected,
     Event,
+    LimitExceeded,
     Observer,
     ProcessEnded,
     ProcessStarted,
@@ -46,6 +48,7 @@ PROCESS: Named = {
     ContainerStarted: "process_started",
     ContainerEnded: "process_ended",
     Restarted: "process_restart",
+    LimitExceeded: "resource_limit_exceeded",
 }
 CONNECTION: Named = {
     Connected: "connected",

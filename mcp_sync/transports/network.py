@@ -12,13 +12,14 @@ from dataclasses import replace
 
 from ..deadlines import Deadline, as_timeout
 from ..engine.caller import Caller, Handler
+from ..engine.channel import Channel
 from ..engine.connect import Introduction, converse
 from ..engine.dispatch import Lane
 from ..exceptions import MCPConnectionError
 from ..manage.breaker import Circuit
 from ..manage.fortify import Connecting, fortify
 from ..manage.reconnect import Reconnecting
-from ..observe import Feed
+from ..observe import Feed, Reconnected
 from ..policies import Breaker, Limits, Policies, Reconnect, Retry
 from .passport import Passport
 from .transport import CLOSE_SECONDS, MCPTransport
@@ -65,7 +66,9 @@ class NetworkTransport(MCPTransport):
                 firsts.clear()
                 return caller
             again = replace(later, handler=handler, opened=opened, expected=version or None)
-            return converse(self.dial(deadline), again, limits, deadline)
+            caller = converse(self._dial_again(deadline), again, limits, deadline)
+            emit(Reconnected(self.name))
+            return caller
 
         policy = self._policies[Reconnect]
 
@@ -83,6 +86,10 @@ class NetworkTransport(MCPTransport):
         if here is not None and here.peer is not None and here is self._line and whole.is_on(here.peer):
             self._begun_here = weakref.ref(whole)
         return fortify(whole, self._policies, self._circuit, emit)
+
+    def _dial_again(self, deadline: Deadline) -> Channel:
+        """Return a fresh channel for a conversation that had one before."""
+        return self.dial(deadline)
 
     def _dial_line(self, deadline: Deadline) -> None:
         if not self.connected:  # whoever had a conversation on the connection that was goes on without it

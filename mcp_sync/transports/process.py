@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -23,10 +24,11 @@ from typing import Any
 from ..deadlines import Deadline
 from ..engine.channel import Pipe, last_words
 from ..exceptions import MCPConnectionError, MCPTimeoutError, MessageTooLarge
-from ..observe import Feed, Ignored, ProcessEnded
-from ..policies import Shutdown
+from ..observe import Feed, Ignored, LimitExceeded, ProcessEnded, Trouble
+from ..policies import Monitoring, Shutdown
 from ..protocol.framing import LineSplitter, Overlong
 from .asides import Asides
+from .monitoring import Excess, Watch
 
 POLL_SECONDS = 3600.0
 """How long one poll may take; its argument is a C int of milliseconds."""
@@ -78,6 +80,8 @@ class ChildPipe(Pipe):
     Threads: the channel's reader runs ``read``, ``epitaph`` and ``finish``.
     Locks: ``_ending`` is held for a few instructions; writing to ``_ring`` does not wait.
 
+    What a watch finds is only noted, by its thread: it is the reader that ends the process.
+
     Args:
         process: The child, just started, in a session of its own; its three streams are pipes without buffers.
         name: For people; without secrets.
@@ -124,6 +128,9 @@ class ChildPipe(Pipe):
         self._lines = LineSplitter(limit)
         self._outgoing = Outgoing()
         self._status: Any = _WAITING
+        self._since, self._lived = time.monotonic(), 0.0
+        self._watch: Watch | None = None
+        self._excess: Excess | None = None
         self._endless = False
         self._last_reads = PIPE_BYTES // READ_BYTES
         self._poll = select.poll()
@@ -139,7 +146,7 @@ class ChildPipe(Pipe):
 
     def read(self) -> Sequence[bytes | Overlong]:
         """Wait for at least one line; an empty answer is the end of stdout, or of the process."""
-        while self._deadline is None and not self._endless:
+        while self._deadline is None and not self._endless and self._excess is None:
             self._watch_stdout(not self._paused)
             ready = self._wait(None if self._pidfd >= 0 else 1.0)
             if self._stderr in ready:
@@ -154,10 +161,12 @@ class ChildPipe(Pipe):
                 if ended:
                     return []
         if self._endless:
+            details = {**self.explain(), "limit": self._lines.limit}
+            self.feed.emit(Trouble(self.name, "connection_lost", dict(details)))
             raise MessageTooLarge(
                 f"{self.name} sends a line without end: more than {ENDLESS_FACTOR} times max_message_size, "
                 f"which is {self._lines.limit} bytes",
-                details={**self.explain(), "limit": self._lines.limit},
+                details=details,
             )
         return []
 
@@ -187,6 +196,10 @@ class ChildPipe(Pipe):
         if not self._paused:
             return
         self._paused = False
+        self._rouse()
+
+    def _rouse(self) -> None:
+        """Make the reader look around."""
         with self._ending:
             if self._ring >= 0:
                 try:
@@ -264,6 +277,8 @@ class ChildPipe(Pipe):
                 self._await_room(deadline)
             except OSError as error:
                 self._outgoing = Outgoing()
+                if self._excess is not None:  # it has just been killed, and the reader has not said so yet
+                    raise MCPConnectionError(f"{self.name} {self._fate()}", details=self.explain()) from error
                 raise MCPConnectionError(f"the server's stdin is closed ({os.strerror(error.errno or 0)})") from error
 
     def _await_room(self, deadline: Deadline) -> None:
@@ -289,17 +304,41 @@ class ChildPipe(Pipe):
             self._lost.detach()  # whoever hangs up sees to the rest
             os.close(ring)
 
+    def watch(self, limits: Monitoring) -> None:
+        """Have the process, and all that it starts, watched, and ended if it uses too much."""
+        self._watch = Watch(self._pid, limits, self._exceeded)
+        self._watch.begin()
+
+    def _exceeded(self, excess: Excess) -> None:
+        self._excess = excess
+        self.feed.emit(LimitExceeded(self.name, excess.resource, excess.limit, excess.value))
+        self._rouse()
+
+    def _put_down(self) -> None:
+        """Kill the process and all that it started; by the reader, so its number is still its own."""
+        if self._watch is not None:
+            self._watch.tree.kill()
+        try:
+            os.killpg(self._pid, signal.SIGKILL)
+        except OSError:
+            pass  # gone already
+
     def epitaph(self) -> MCPConnectionError:
         """Say why the stream ended, after a moment in which the process may end too."""
+        if self._excess is not None:
+            self._put_down()
         patience = Deadline(VERDICT_SECONDS)
         while not self._has_ended() and not patience.expired:
             self._idle(min(0.01, patience.remaining))
         while self._stderr in self._wait(0) and not patience.expired:
             self._drain_stderr()
         details = self.explain()
+        self.feed.emit(Trouble(self.name, "connection_lost", dict(details)))
         return MCPConnectionError(f"{self.name} {self._fate()}{last_words(details)}", details=details)
 
     def _fate(self) -> str:
+        if self._excess is not None:
+            return self._excess.fate
         if self._status is _WAITING:
             return "closed its stdout, though it is still running"
         if self._status is None:
@@ -313,6 +352,11 @@ class ChildPipe(Pipe):
         details: dict[str, Any] = {"command": self.name, "pid": self._pid, **self.asides.explain()}
         if self._status is not _WAITING:
             details["exit_status"] = self._status
+            details["lived"] = round(self._lived, 3)
+        if self._watch is not None and self._watch.usage is not None:
+            details.update(self._watch.usage.details())
+        if self._excess is not None:
+            details.update(resource=self._excess.resource, limit=self._excess.limit, value=self._excess.value)
         return details
 
     def end_writing(self) -> None:
@@ -327,6 +371,8 @@ class ChildPipe(Pipe):
     def finish(self) -> None:
         """End the process, and the rest of its group; then close everything."""
         self.hang_up(Deadline(self._shutdown.seconds))
+        if self._watch is not None:
+            self._watch.end()
         self._poll.unregister(self._wake)
         self._watch_stdout(True)  # it may be blocked on that
         self._climb_down()
@@ -392,6 +438,8 @@ class ChildPipe(Pipe):
                 self._status = _status_of(self._pid)
             except ChildProcessError:
                 self._status = None  # SIGCHLD is ignored, or somebody waits for every child: 0 would be a guess
+            if self._status is not _WAITING:
+                self._lived = time.monotonic() - self._since
         return self._status is not _WAITING
 
     def _reap(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -12,16 +13,30 @@ from ..deadlines import Deadline
 from ..engine.channel import Channel, PipeChannel
 from ..engine.connect import INTERRUPTED_SECONDS
 from ..engine.dispatch import uninterrupted
-from ..exceptions import MCPTransportError
+from ..exceptions import MCPConnectionError, MCPTransportError
 from ..observe import ProcessStarted
-from ..policies import Limits, Shutdown, Surroundings, encodable, gather, variables, with_knobs
+from ..policies import (
+    Confinement,
+    Limits,
+    Monitoring,
+    Policies,
+    Restart,
+    Shutdown,
+    Surroundings,
+    encodable,
+    gather,
+    variables,
+    with_knobs,
+)
 from ..protocol.redact import redact_command, secrets_of
-from . import process
+from . import confining, monitoring, process
 from .outlet import Outlet, line_writer
-from .transport import MCPTransport
+from .restarting import RestartingTransport
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
+
+KINDS = (Limits, Shutdown, Surroundings, Restart, Monitoring, Confinement)
 
 SAFE_VARIABLES = ("HOME", "LANG", "LC_ALL", "LC_CTYPE", "LOGNAME", "PATH", "SHELL", "TERM", "TMPDIR", "TZ", "USER")
 """Variables of our environment that a server gets unless told otherwise; no secrets are kept in these."""
@@ -42,10 +57,17 @@ class StdioKnobs(TypedDict, total=False):
     kill_tree: bool
     environment_filter: Sequence[str] | None
     environment_additions: Mapping[str, str]
+    max_restarts: int
+    restart_delay: float
+    enable_process_monitoring: bool | None
+    memory_limit_mb: float | None
+    cpu_limit_percent: float | None
+    restrict_filesystem: bool
+    allowed_paths: Sequence[str | os.PathLike[str]] | None
 
 
-@with_knobs(Limits, Shutdown, Surroundings)
-class StdioTransport(MCPTransport):
+@with_knobs(*KINDS)
+class StdioTransport(RestartingTransport):
     """Reaches a server by starting it as a child process (basic/transports/stdio).
 
     The child gets a session of its own, three pipes, no other descriptor, and an environment of safe variables.
@@ -53,6 +75,29 @@ class StdioTransport(MCPTransport):
     descendant that made a session of its own escapes this. What it writes to stderr is always drained; the end of it
     is in the ``details["stderr"]`` of errors. Lines on stdout that are no messages are skipped and reported to
     observers.
+
+    **Restarts.** ``max_restarts=3``: a server that has ended by itself is started again by the next call, at once; one
+    that goes on ending, after ``restart_delay`` seconds (default 1), after twice that ... up to 30. Calls that were
+    under way fail at once, with its exit status and the end of its stderr, and are never repeated. After so many
+    restarts in a row every call fails, and names the last cause; once it has lived for a minute, a new row begins.
+    Where what is left of a call's timeout is shorter than the pause, the call fails at once.
+
+    **Limits.** ``memory_limit_mb=512``, ``cpu_limit_percent=80``: what the server and all that it starts use together
+    is looked at once a second (psutil: the extra ``[monitor]``). If that is more resident memory, in MiB, or more of
+    one processor on average over five seconds, then ``on_process_event`` is told ``resource_limit_exceeded``, all those
+    processes are killed, and calls that wait fail with an error that names the limit and the value. After that it is a
+    server that has ended. What is shared by several processes counts for each. ``enable_process_monitoring=True``
+    without a limit only adds ``memory_mb``, ``cpu_percent`` and ``processes`` to the ``details`` of errors.
+
+    **Files.** ``restrict_filesystem=True, allowed_paths=[...]``: the kernel (Landlock, Linux 6.2 or later) keeps the
+    server, and all that it starts, from every file but these: the allowed paths, which may be read, written and
+    executed; and, to be read and executed only, ``/usr``, ``/bin``, ``/sbin``, ``/lib*``, the loader's
+    ``/etc/ld.so.cache`` and ``/etc/ld-musl-*.path``, ``/dev/null``, ``zero``, ``full``, ``random`` and ``urandom``,
+    and the prefixes of our own interpreter. A server that writes to ``/dev/null``, or needs ``/tmp``, ``/etc/ssl``,
+    ``/etc/resolv.conf`` or ``/proc`` (where it sees the command lines of others), has to be allowed that. Programs
+    that are set-user-id run without it. Landlock has no say in what is known of a file (stat, chmod, chown, utime,
+    extended attributes), nor in sockets. Where the kernel cannot do it, connecting fails; nothing is ever started
+    unrestricted.
 
     POSIX only so far: the reader polls pipes, which Windows cannot.
 
@@ -71,11 +116,14 @@ class StdioTransport(MCPTransport):
         **knobs: ``max_message_size`` (bytes of one message, default 16 MiB), ``max_pending_messages``,
             ``max_backlog``, ``max_concurrent_callbacks`` (``mcp_sync.policies.Limits``); ``shutdown_timeout`` (seconds,
             default 5), ``kill_tree`` (``Shutdown``); ``environment_filter`` (names of variables to pass on, in place
-            of SAFE_VARIABLES), ``environment_additions`` (``Surroundings``).
+            of SAFE_VARIABLES), ``environment_additions`` (``Surroundings``); ``max_restarts``, ``restart_delay``
+            (``Restart``); ``enable_process_monitoring``, ``memory_limit_mb``, ``cpu_limit_percent`` (``Monitoring``);
+            ``restrict_filesystem``, ``allowed_paths`` (``Confinement``).
 
     Raises:
         TypeError: A keyword is misspelt or foreign, or a value has the wrong type.
-        ValueError: A value is out of range.
+        ValueError: A value is out of range, an allowed path does not exist, or two values contradict each other.
+        ImportError: Monitoring needs psutil, and it is not installed.
     """
 
     transport_type: ClassVar[str] = "stdio"
@@ -93,8 +141,7 @@ class StdioTransport(MCPTransport):
         policies: Sequence[Any] | None = None,
         **knobs: Unpack[StdioKnobs],
     ) -> None:
-        kinds = (Limits, Shutdown, Surroundings)
-        super().__init__(timeout, gather(StdioTransport, kinds, policies, knobs))
+        super().__init__(timeout, _agreeing(gather(StdioTransport, KINDS, policies, knobs)))
         self.command = _argv(command, args)
         self.env = variables("env", env)
         self.cwd = _directory(cwd, working_directory)
@@ -125,8 +172,24 @@ class StdioTransport(MCPTransport):
 
     def _start(self) -> Channel:
         environment = self.environment()
-        child = process.start(self.command, self.cwd, environment, self.name)
+        child = self._child(environment)
         return self._channel_to(child, secrets_of(environment))
+
+    def _child(self, environment: dict[str, str]) -> subprocess.Popen[bytes]:
+        confinement = self._policies[Confinement]
+
+        def start() -> subprocess.Popen[bytes]:
+            return process.start(self.command, self.cwd, environment, self.name)
+
+        if not confinement.on:
+            return start()
+        try:
+            return confining.confined(start, confinement, self.name)
+        except MCPConnectionError as error:
+            if error.details.get("errno") != errno.EACCES:
+                raise
+            text = f"cannot start {self.name}: {confining.outside(self.command[0], confinement.paths)}"
+            raise MCPConnectionError(text, details=error.details, may_have_run=False) from error
 
     def _channel_to(self, child: subprocess.Popen[bytes], secrets: Sequence[str]) -> Channel:
         limits = self._policies[Limits]
@@ -143,7 +206,25 @@ class StdioTransport(MCPTransport):
         if self._stderr is not None:
             pipe.asides.outlet = Outlet(self._stderr, channel.events)
         channel.feed.emit(ProcessStarted(self.name, child.pid))
+        if self._policies[Monitoring].wanted:
+            try:
+                pipe.watch(self._policies[Monitoring])
+            except BaseException:
+                channel.close(Deadline(INTERRUPTED_SECONDS))
+                raise
         return channel
+
+
+def _agreeing(policies: Policies) -> Policies:
+    """Check what one policy alone cannot."""
+    watching, confinement = policies[Monitoring], policies[Confinement]
+    if watching.on is False and watching.wanted:
+        raise ValueError("memory_limit_mb and cpu_limit_percent need enable_process_monitoring=True, or leave it out")
+    if watching.wanted:
+        monitoring.load()
+    if confinement.paths is not None and not confinement.on:
+        raise ValueError("allowed_paths restricts nothing without restrict_filesystem=True")
+    return policies
 
 
 def _argv(command: object, args: object) -> list[str]:

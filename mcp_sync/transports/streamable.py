@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -87,6 +88,7 @@ from .errands import (
     unreadable,
 )
 from .events import EventReader
+from .keeping import SessionKeeper
 from .passport import Passport, hide, request_headers
 from .web import Reply, Web
 
@@ -121,6 +123,11 @@ class HttpChannel(Channel):
         policies: The transport's.
         name: For people.
         observers: Whom to tell of events.
+        session: The id and the protocol version of the session to go on with.
+        keeper: The sessions of the transport; None: it has no others.
+
+    Attributes:
+        replaces: Whether this connection comes in place of another of the same conversation.
     """
 
     in_order = False
@@ -134,6 +141,7 @@ class HttpChannel(Channel):
         name: str,
         observers: Observers | None = None,
         session: tuple[str, str] | None = None,
+        keeper: SessionKeeper | None = None,
     ) -> None:
         limits, connections = policies[Limits], policies[Connections]
         super().__init__(name, "http", observers, limits.backlog, f"http-{next(_numbers)}")
@@ -148,13 +156,20 @@ class HttpChannel(Channel):
         self._packing = policies[Packing]
         self._sessions = policies[Sessions]
         self._sink: Sink | None = None
-        self._lock = threading.Lock()  # guards _errands, and that _sink and _session_id are taken once
+        self._keeper = keeper if keeper is not None else SessionKeeper(self._sessions, name)
+        self.replaces = False
+        # guards _errands, _given_up, and that _sink and _session_id are taken once
+        self._lock = threading.Lock()
         self._errands: dict[RequestId | Errand, Errand] = {}
         self._closing = False
         self._forked = False
         self._session_id, self._version = session or ("", "")
         self._offered_id = ""
         self._session_lost = False
+        self._session_left = False
+        self._given_up = False
+        self._agreed = False
+        self._last_used = time.monotonic()
         self._streamed = False
         self._listener: threading.Thread | None = None
         self._listening = Errand(None)
@@ -184,8 +199,8 @@ class HttpChannel(Channel):
 
     @property
     def ending(self) -> bool:
-        """Whether nothing can be sent any more, or the server has forgotten the session."""
-        return self._closing or self._session_lost
+        """Whether nothing can be sent any more, or the server has forgotten the session, or we have ended it."""
+        return self._closing or self._session_lost or self._given_up
 
     def pause(self) -> None:
         """Let nothing more be read for now."""
@@ -210,16 +225,18 @@ class HttpChannel(Channel):
             HTTPStatusError: The server refused a message that is no request.
         """
         message, body = self._prepared(message)
-        if isinstance(message, Request):
-            self._ask(message, body, self._enter(message.id, deadline))
-        else:
+        if not isinstance(message, Request):
             self._tell(message, body, self._enter(None, deadline))
+        elif (errand := self._entered(message, deadline)) is not None:
+            self._ask(message, body, errand)
 
     def submit(self, message: Message | Mapping[str, Any], deadline: Deadline, open_ended: bool = False) -> None:
         """Send one message on another thread; all that goes wrong is delivered."""
         message, body = self._prepared(message)
         key = message.id if isinstance(message, Request) else None
-        errand = self._enter(key, deadline)
+        errand = self._entered(message, deadline) if isinstance(message, Request) else self._enter(None, deadline)
+        if errand is None:
+            return
         if open_ended:
             started = self._open.start(lambda: self._deliver(message, body, errand, open_ended=True))
         else:
@@ -265,10 +282,20 @@ class HttpChannel(Channel):
         if self._closing:
             raise MCPConnectionError(f"the connection to {self.name} is closed", may_have_run=False)
 
+    def _entered(self, request: Request, deadline: Deadline) -> Errand | None:
+        """Take note of a request under way; None: there is no session any more, and whoever asks has been told."""
+        try:
+            return self._enter(request.id, deadline)
+        except SessionExpired as error:
+            self._lost(request.id, error)
+            return None
+
     def _enter(self, key: RequestId | None, deadline: Deadline) -> Errand:
         """Take note of a message under way; one that is no request has no id, but has to be ended as well."""
         errand = Errand(deadline)
         with self._lock:
+            if self._given_up:
+                raise self._idle_error()
             self._errands[errand if key is None else key] = errand
         if self._closing:
             errand.drop()
@@ -279,6 +306,14 @@ class HttpChannel(Channel):
             known: RequestId | Errand = errand if key is None else key
             if self._errands.get(known) is errand:
                 del self._errands[known]
+            self._last_used = time.monotonic()
+
+    def _idle_error(self) -> SessionExpired:
+        return SessionExpired(
+            f"the session with {self.name} was ended because it was idle (session_timeout)",
+            details={"phase": "send"},  # nothing of what was to be said has been
+            may_have_run=False,
+        )
 
     def abandon(self, request_id: RequestId) -> bool:
         """Hang up; in the stateless era that is how the server is told (patterns/cancellation)."""
@@ -293,6 +328,8 @@ class HttpChannel(Channel):
     def _ask(self, request: Request, body: bytes, errand: Errand, open_ended: bool = False) -> bool:
         """Send a request, and deliver its answer or what went wrong; False: it is too late for either."""
         try:
+            if assigns_session(request) and self._sessions.on:
+                self._keeper.enter(self, self.replaces)
             return self._converse(request, body, errand, open_ended)
         except MCPTimeoutError as late:
             if late.may_have_run is False:
@@ -399,6 +436,7 @@ class HttpChannel(Channel):
         error = status_error(reply, body)
         if reply.status == 404 and self._session_id:
             self._session_lost = True
+            self._keeper.leave(self)
             return SessionExpired(
                 f"the server has forgotten the session: {error}", details=error.details, may_have_run=False
             )
@@ -413,7 +451,7 @@ class HttpChannel(Channel):
         if given is None:
             return
         flaw = session_id_flaw(given)
-        if flaw:
+        if flaw and self._sessions.on:
             raise RemoteProtocolError(
                 f"{self.name}: {flaw}", details={**known_of(reply), "phase": "connect"}, may_have_run=True
             )
@@ -459,7 +497,9 @@ class HttpChannel(Channel):
         """Take in what an answer says about the way we talk; tools that must not be used are left out."""
         if assigns_session(request):
             self._version = version_of(request, answer.result) or self._version
-            self._session_id = self._offered_id
+            self._session_id = self._offered_id if self._sessions.on else ""
+            if not self._session_id:
+                self._keeper.leave(self)
         result, dropped = self._mirror.learn(request, answer.result)
         for name, reason in dropped:
             self.feed.emit(Unreadable(self.name, f"the tool {name!r:.80} is left out: {reason}", b""))
@@ -573,6 +613,8 @@ class HttpChannel(Channel):
         """Open the stream of what the server says unasked, in the handshake era; a server need not have one."""
         if not era.server_asks:
             self._version = self._session_id = ""
+        self._keep()
+        if not era.server_asks:
             return
         self._version = self._version or era.version
         begun = threading.Event()
@@ -581,6 +623,16 @@ class HttpChannel(Channel):
         except RuntimeError:  # no more threads: calls do not need one
             return
         await_event(begun, min(GREETING_SECONDS, deadline.limit * GREETING_SHARE, deadline.remaining))
+
+    def _keep(self) -> None:
+        """Take note of whether there is a session, now that the conversation has begun; it may be ended when idle."""
+        if not self._session_id:
+            self._keeper.leave(self)
+            return
+        self._last_used = time.monotonic()
+        self._agreed = True
+        self._keeper.enter(self, replaces=True)  # one that goes on with somebody else's has not asked for a place yet
+        self._keeper.watch()
 
     def _listen(self, begun: threading.Event) -> None:
         cursor = Cursor()
@@ -633,6 +685,7 @@ class HttpChannel(Channel):
         if not cursor.takes(item) or item.name != "message" or not item.data:
             return
         cursor.fruitless = 0
+        self._last_used = time.monotonic()
         message = decode(item.data.encode("utf-8"))
         for part in message.messages if isinstance(message, Batch) else (message,):
             if isinstance(part, (Result, Failure)) or (isinstance(part, Malformed) and part.answers is not None):
@@ -709,6 +762,7 @@ class HttpChannel(Channel):
             text = f"the connection to {self.name} is closed"
             sink.closed(MCPConnectionError(text, details={"phase": "closed"}))
         self._end_session(deadline)
+        self._keeper.leave(self)
         self._workers.close(deadline)
         self._open.close(deadline)
         if not exiting():
@@ -719,7 +773,7 @@ class HttpChannel(Channel):
         """Tell the server that the session is over (basic/transports: it may not care)."""
         with self._lock:
             session_id, self._session_id = self._session_id, ""
-        if not session_id or self._session_lost or not self._sessions.ended:
+        if not session_id or self._session_lost or self._session_left:
             return
         patience = EXIT_FAREWELL_SECONDS if exiting() else FAREWELL_SECONDS
         named = {SESSION_ID: session_id, PROTOCOL_VERSION: self._version}
@@ -730,6 +784,22 @@ class HttpChannel(Channel):
             reply.close()
         except MCPError as error:
             self.feed.emit(Ignored(self.name, f"the session could not be ended on the server: {error}"))
+
+    def leave_session(self) -> None:
+        """Do not end the session on the server when this connection is closed: somebody else goes on with it."""
+        self._session_left = True
+
+    def expire(self, patience: float) -> None:
+        """End a session that nobody has used for so many seconds, soon; wait for nothing."""
+        with self._lock:
+            used = bool(self._errands) or time.monotonic() - self._last_used < patience
+            if used or not self._agreed or self.ending or self._session_left:
+                return
+            self._given_up = True
+        self._listening.drop()
+        self._keeper.leave(self)
+        self.feed.emit(Ignored(self.name, "the session is ended because it is idle"))
+        self._workers.offer(lambda: self._end_session(Deadline(FAREWELL_SECONDS)))  # or else on closing
 
     def forked(self) -> None:
         """In a forked child: nothing can be asked any more; the descriptors have been given back."""

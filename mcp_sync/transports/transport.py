@@ -335,6 +335,13 @@ class MCPTransport:
         self._observers.append(_callable(observer))
         return observer
 
+    def unobserve(self, observer: Callable[[Event], Any]) -> None:
+        """Call this observer no more; one that is not known is no error."""
+        for known in self._observers:
+            if known is observer:
+                self._observers.remove(known)
+                return
+
     def on_process_event(self, function: F) -> F:
         """Call ``function(event, data)`` when a process starts or ends; so for all of these: see ``listeners``."""
         self._observers.append(listeners.named(listeners.PROCESS, _callable(function)))

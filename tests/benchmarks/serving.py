@@ -35,13 +35,15 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import install as own
 import wrk
 from contenders.contender import VERSIONS, popen_pipes, write_all
 from contenders.raw import META, encode
 from run import HERE, Answer, duration, load, some_of, table
 
 from hosts import install as hosts  # beside peers; run.py has seen to both
-from peers import install, running
+from peers import install as peers
+from peers import running
 
 ROOT = HERE.parents[1]
 SERVED = HERE / "served"
@@ -58,10 +60,11 @@ class Entry:
 
     Attributes:
         label: For the table.
-        where: Whose interpreter runs it: an environment of tests/peers or tests/hosts; empty means our own.
-        command: What serves over stdio; empty: it does not.
+        where: Whose interpreter runs it: an environment of tests/peers, ``hosts`` or ``tuned``; empty means our own.
+        command: What serves over stdio.
         http: What is added to serve over HTTP.
         packages: Whose versions are worth knowing.
+        stdio: Whether it takes part over stdio.
     """
 
     label: str
@@ -80,10 +83,11 @@ _GUNICORN = ("-m", "gunicorn", "--worker-class", "gthread", "--threads", "64", "
 _OURS = (str(SERVED / "our_server.py"),)
 
 
-def _peer(label: str, name: str, *form: str) -> Entry:
-    command = (str(SERVED / "peer_server.py"), name)
+def _peer(label: str, name: str, where: str, *form: str) -> Entry:
     packages = ("fastmcp", "mcp", "uvicorn") if name == "fastmcp" else ("mcp", "uvicorn")
-    return Entry(label, name, command, ("{port}", *form), packages, stdio=not form)
+    more = ("uvloop", "httptools") if where == "tuned" else ()
+    command = (str(SERVED / "peer_server.py"), name)
+    return Entry(label, where, command, ("{port}", *form), (*packages, *more), stdio=not form)
 
 
 SERVERS = {
@@ -96,13 +100,13 @@ SERVERS = {
         ("gunicorn",),
         stdio=False,
     ),
-    "sdk2": _peer("official SDK 2", "sdk2"),
-    "sdk2-json": _peer("official SDK 2, as JSON", "sdk2", "json"),
-    "sdk1": _peer("official SDK 1", "sdk1"),
-    "fastmcp": _peer("fastmcp", "fastmcp"),
-    "fastmcp-json": _peer("fastmcp, as JSON", "fastmcp", "json"),
+    "sdk2": _peer("official SDK 2", "sdk2", "sdk2"),
+    "sdk2-tuned": _peer("official SDK 2, tuned", "sdk2", "tuned", "json"),
+    "sdk1": _peer("official SDK 1", "sdk1", "sdk1"),
+    "fastmcp": _peer("fastmcp", "fastmcp", "fastmcp"),
+    "fastmcp-tuned": _peer("fastmcp, tuned", "fastmcp", "tuned", "json"),
 }
-"""Under ``run("http")``, gunicorn or uvicorn, one process each."""
+"""Under ``run("http")``, gunicorn or uvicorn, one process each. Tuned means JSON, uvloop and httptools."""
 
 
 @dataclass(frozen=True)
@@ -163,7 +167,7 @@ CASES = {
         _STEPS,
         (*3 * ("notifications/progress",), '"done"'),
         width=32,
-        without={"sdk2-json": _NO_PROGRESS, "fastmcp-json": _NO_PROGRESS},
+        without={"sdk2-tuned": _NO_PROGRESS, "fastmcp-tuned": _NO_PROGRESS},
     ),
     "list": Case("session: list of 20 tools, 32 clients", {}, ("bench_tiny", "bench_spare_16"), "tools/list", 32),
     "stdio": Case("stdio: tiny call, 1 caller", **_TINY, binding="stdio"),
@@ -178,16 +182,17 @@ def takes_part(name: str, case: Case) -> bool:
 def why_absent(name: str) -> str:
     """Return why it cannot take part, or an empty str."""
     where = SERVERS[name].where
-    if where == "hosts":
-        return "" if hosts.is_installed() else "is not installed; run tests/hosts/install.py"
-    if where:
-        return "" if install.is_installed(where) else "is not installed; run tests/peers/install.py"
-    return "" if find_spec("waitress") else "needs waitress"
+    if not where:
+        return "" if find_spec("waitress") else "needs waitress"
+    script = {"hosts": "tests/hosts/install.py", "tuned": "tests/benchmarks/install.py"}
+    if {"hosts": hosts.is_installed, "tuned": own.is_installed}.get(where, lambda: peers.is_installed(where))():
+        return ""
+    return f"is not installed; run {script.get(where, 'tests/peers/install.py')}"
 
 
 def command_of(name: str) -> list[str]:
     where = SERVERS[name].where
-    python = hosts.PYTHON if where == "hosts" else install.python_of(where) if where else sys.executable
+    python = {"": sys.executable, "hosts": hosts.PYTHON, "tuned": own.PYTHON}.get(where) or peers.python_of(where)
     return [python, *SERVERS[name].command]
 
 
@@ -466,8 +471,7 @@ def versions(names: list[str]) -> str:
     for name in names:
         script = f"import importlib.metadata as m; print(*(p + ' ' + m.version(p) for p in {SERVERS[name].packages}))"
         done = subprocess.run([command_of(name)[0], "-c", script], capture_output=True, text=True)
-        label = SERVERS[name].label.partition(",")[0]
-        found[f"{label}: {done.stdout.strip()}"] = None
+        found[f"{SERVERS[name].label}: {done.stdout.strip()}"] = None
     return "\n".join(found)
 
 
@@ -479,7 +483,7 @@ def main() -> int:
     options = parse()
     keys = options.cases or list(CASES)
     if wrk.path() is None:
-        print("wrk is not installed; run tests/benchmarks/wrk.py", file=sys.stderr)
+        print("wrk is not installed; run tests/benchmarks/install.py", file=sys.stderr)
         keys = [key for key in keys if CASES[key].binding != "http"]
     names = [name for name in options.contenders or SERVERS if any(takes_part(name, CASES[key]) for key in keys)]
     for name in list(names):

@@ -1,17 +1,10 @@
-"""wrk, the load over HTTP: so many connections, each with one request after the other, every answer looked at.
-
-Run it to have wrk installed, which apt-get does where it may::
-
-    python tests/benchmarks/wrk.py
-"""
+"""wrk, the load over HTTP: so many connections, each with one request after the other, every answer looked at."""
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from string import Template
@@ -120,19 +113,3 @@ def run(
 
 def _quoted(text: str) -> str:
     return f"[==[{text}]==]"
-
-
-def install() -> None:
-    """Have apt-get install it, unless it is there."""
-    if path() is not None:
-        return
-    apt_get = shutil.which("apt-get")
-    if apt_get is None or os.geteuid() != 0:
-        sys.exit("wrk is not there. Install it (on Debian and Ubuntu: apt-get install wrk).")
-    environ = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    for command in (["update", "-qq"], ["install", "-y", "-qq", "--no-install-recommends", "wrk"]):
-        subprocess.run([apt_get, *command], env=environ, check=True)
-
-
-if __name__ == "__main__":
-    install()

@@ -10,6 +10,7 @@ import pytest
 
 from mcp_sync import exceptions
 from mcp_sync.exceptions import (
+    AllTransportsFailed,
     AuthError,
     CircuitOpen,
     ClosedByServer,
@@ -22,6 +23,7 @@ from mcp_sync.exceptions import (
     MCPTimeoutError,
     MCPTransportError,
     MessageTooLarge,
+    NoEndpoint,
     ProtocolError,
     RateLimited,
     Refused,
@@ -42,6 +44,7 @@ PLAIN = [
     MessageTooLarge,
     Refused,
     TooManyRequests,
+    NoEndpoint,
     ProtocolError,
     LocalProtocolError,
     RemoteProtocolError,
@@ -54,6 +57,7 @@ EVERY = [
     *(kind("it said no", status, 1.5, details={"status": status}) for kind, status in STATUSES.items()),
     CircuitOpen("it is left alone", 12.5, details={"server": "calc"}),
     ClosedByServer("it went away", 1001, "lunch", details={"code": 1001}),
+    AllTransportsFailed("tools/call", {}, details={"method": "tools/call"}),
 ]
 NAMES = [type(error).__name__ for error in EVERY]
 

@@ -24,9 +24,11 @@ from mcp_sync.observe import (
     Feed,
     Finished,
     Ignored,
+    LimitExceeded,
     Observers,
     ProcessEnded,
     ProcessStarted,
+    Reconnected,
     Restarted,
     Retried,
     Streaming,
@@ -110,7 +112,7 @@ def test_what_a_full_lane_refuses_is_counted(quiet: None) -> None:
     feed.emit(EVENT)
     lane.run()
     assert len(told) == 1
-    assert feed.missed == 3  # two observers, and the log
+    assert feed.missed == 2
 
 
 def test_a_feed_keeps_no_observer_alive(quiet: None) -> None:
@@ -131,6 +133,36 @@ def test_the_log_alone_makes_a_feed_watched(caplog: pytest.LogCaptureFixture) ->
     feed.emit(EVENT)
     lane.run()
     assert len(caplog.records) == 1
+
+
+class Tally(list[Event]):
+    """An observer that counts."""
+
+    inline = True
+
+    def __call__(self, event: Event) -> None:
+        self.append(event)
+        if len(self) == 2:
+            raise RuntimeError("on purpose")
+
+
+def test_an_observer_that_counts_is_told_at_once_and_misses_nothing(quiet: None) -> None:
+    tally, lane = Tally(), Lane(room=0)
+    observers = Observers([tally, print])
+    feed = Feed(observers, lane.offer)
+    feed.emit(EVENT)
+    assert tally == [EVENT]
+    assert feed.missed == 1  # the other one
+
+
+def test_an_observer_that_counts_and_raises_hurts_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    tally = Tally()
+    observers = Observers([tally])
+    feed = Feed(observers, Lane().offer)
+    for _ in range(3):
+        feed.emit(EVENT)
+    assert len(tally) == 3
+    assert "on purpose" in caplog.text
 
 
 LINES = [
@@ -155,6 +187,8 @@ LINES = [
         "= ContainerEnded(server='calc', container='0af3', status=137, out_of_memory=True)",
     ),
     (Restarted("calc", 2), "= Restarted(server='calc', attempt=2)"),
+    (Reconnected("calc"), "= Reconnected(server='calc')"),
+    (LimitExceeded("calc", "memory_mb", 512.0, 612.34), "! memory_mb 612.3, more than 512 (calc)"),
     (ProcessEnded("calc", 4711, -9), "= ProcessEnded(server='calc', pid=4711, status=-9)"),
 ]
 

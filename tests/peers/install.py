@@ -1,7 +1,7 @@
 """Environments with the servers and clients of others, for the interop tests: official MCP SDKs, fastmcp, for Node.js.
 
-And the official conformance suite (with a Node.js new enough for it), and nginx and Redis, which apt-get brings where
-it may.
+And the official conformance suite (with a Node.js new enough for it), and nginx, Prometheus and Redis, which apt-get
+brings where it may.
 
 Run it with any Python >= 3.10::
 
@@ -9,7 +9,7 @@ Run it with any Python >= 3.10::
     python tests/peers/install.py sdk1     # only one
 
 A second run does nothing until the requirement file changes. Node.js is taken from PATH where it is there with npm, and
-new enough; else pip brings it along, into the environment only. nginx and Redis are the machine's own.
+new enough; else pip brings it along, into the environment only. nginx, Prometheus and Redis are the machine's own.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ NODE_FOLDERS = {
     "conformance": os.path.join(os.path.dirname(HERE), "conformance"),
     "node": os.path.join(HERE, "node"),
 }
-PACKAGES = {"nginx": "nginx-light", "redis": "redis-server"}  # of Debian and Ubuntu
+PACKAGES = {"nginx": "nginx-light", "prometheus": "prometheus", "redis": "redis-server"}  # of Debian and Ubuntu
 NAMES = (*PACKAGES, *NODE_FOLDERS, *PYTHON_NAMES)
 OLDEST_NODE = 20
 OLDEST_NODE_FOR_CONFORMANCE = 22  # and for the inspector, a client
@@ -89,6 +89,11 @@ def redis() -> str | None:
     return _program("redis-server")
 
 
+def prometheus() -> str | None:
+    """Return the path of Prometheus, or None."""
+    return _program("prometheus")
+
+
 def _program(name: str) -> str | None:
     """Return the path of a program of the machine's, which may be where only root looks."""
     return shutil.which(name, path=os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin")))
@@ -101,9 +106,9 @@ def demand(name: str) -> None:
 
 
 def is_installed(name: str) -> bool:
-    """Whether the environment `name` exists and matches its requirement file; nginx, Redis: whether it is there."""
+    """Whether the environment `name` exists and matches its requirement file; of a package: whether it is there."""
     if name in PACKAGES:
-        return (nginx() if name == "nginx" else redis()) is not None
+        return {"nginx": nginx, "prometheus": prometheus, "redis": redis}[name]() is not None
     try:
         made_of, program = _stamp(name)
     except OSError:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from house.growth import at_most
 
+from house.growth import at_most
 from mcp_sync.server.hub import PROMPTS, RESOURCES, TOOLS, Hub, Interest, Notice, any_at_or_above, interest_of
 from mcp_sync.testing import in_threads
 

@@ -262,12 +262,21 @@ def test_when_nobody_knows_how_it_ended_the_calls_end_all_the_same(fault: Any, m
 def test_an_exit_code_and_running_out_of_memory_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     with engine(monkeypatch) as fake:
         fake.state = {"Running": False, "ExitCode": 137, "OOMKilled": True}
-        session = transport(memory_limit_mb=64).create_session()
+        made = transport(memory_limit_mb=64)
+        events: list[tuple[str, dict[str, Any]]] = []
+        made.on_process_event(lambda name, data: events.append((name, data)))
+        kinds: list[str] = []
+        made.on_error(lambda kind, data: kinds.append(kind))
+        session = made.create_session()
         with pytest.raises(MCPConnectionError, match=r"ran out of memory.*137.*memory_limit_mb is 64") as found:
             session.send_request("die", {})
         assert found.value.details["exit_status"] == 137
         assert found.value.details["out_of_memory"] is True
         session.close()
+    until(lambda: "process_ended" in [name for name, _ in events])
+    told = dict(events)["resource_limit_exceeded"]
+    assert (told["resource"], told["limit"], told["value"]) == ("memory_mb", 64, 64)
+    assert kinds == ["connection_lost"]
 
 
 # -- what comes over the attached connection ---------------------------------------------------------------------------

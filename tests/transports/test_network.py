@@ -198,11 +198,12 @@ def test_a_session_that_the_server_has_forgotten_is_begun_again() -> None:
 @pytest.mark.parametrize("connected", [False, True])
 def test_a_session_that_is_handed_over_is_gone_on_with_connected_or_not(connected: bool) -> None:
     with Server("handshake") as server:
-        first = StreamableHTTPTransport(server.url, session_management=False, timeout=PATIENCE)
+        first = StreamableHTTPTransport(server.url, timeout=PATIENCE)
         with first.create_session() as session:
             assert session.send_request("tools/list")["tools"]
-            known = {"session_id": first.session_id, "session_version": first.session_version}
-        second = StreamableHTTPTransport(server.url, session_management=False, timeout=PATIENCE, **known)
+            known = first.leave_session()
+            assert known == {"session_id": first.session_id, "session_version": first.session_version}
+        second = StreamableHTTPTransport(server.url, timeout=PATIENCE, **known)
         with second if connected else nullcontext(), second.create_session() as session:
             assert session.send_request("tools/list")["tools"]
             assert session.protocol_version == known["session_version"]

@@ -3,11 +3,11 @@
 ::
 
     peer_server.py sdk2                 # or sdk1, fastmcp; over stdio
-    peer_server.py sdk2 8000            # over HTTP, under uvicorn; a plain answer is a stream with one event
-    peer_server.py sdk2 8000 json       # ... or JSON, which rules progress out
+    peer_server.py sdk2 8000            # over HTTP, under uvicorn; in a session each answer is a stream
+    peer_server.py sdk2 8000 json       # ... or JSON, which is faster, and has no room for progress
 
-Their tools are coroutines: a plain function takes them a trip to a thread, and more than twice the time. None of them
-logs anything but errors.
+Their tools are coroutines, which cost them least: plain functions they run on threads, but for version 1 of the SDK.
+None of them logs anything but errors.
 """
 
 import os
