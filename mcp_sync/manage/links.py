@@ -228,7 +228,7 @@ class Line:
         self._opening: Any = None
         self._closed = False
         self._spoken = ""
-        self._next = self._pause = 0.0
+        self._tried = self._next = self._pause = 0.0
         self._seen = 0
         self.forked()
         endpoint.lines.add(self)
@@ -324,11 +324,11 @@ class Line:
         """Raise MCPConnectionError where it is too soon to connect again: between two attempts there are pauses."""
         now, seen = self.endpoint.health.clock(), self.endpoint.seen_well
         if seen != self._seen or now - self._next > LONG_LIFE_SECONDS:  # it works again, or has worked for long
-            self._next, self._pause, self._seen = min(self._next, self._next - self._pause + FIRST_PAUSE), 0.0, seen
+            self._next, self._pause, self._seen = min(self._next, self._tried + FIRST_PAUSE), 0.0, seen
         if now < self._next:
             raise self.endpoint.resting(self._next - now)
         self._pause = min(max(2 * self._pause, FIRST_PAUSE), LONGEST_PAUSE)
-        self._next = now + self._pause * (1 + JITTER * random.random())
+        self._tried, self._next = now, now + self._pause * (1 + JITTER * random.random())
 
     def _renewed(self, voice: Voice) -> Callable[[Deadline], object]:
         further = self._introduction.renewed

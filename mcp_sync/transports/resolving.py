@@ -18,7 +18,7 @@ from ..exceptions import MCPConnectionError, TooManyRequests
 RESOLVERS = 64
 """Names that may be looked up at once; a look-up outlives its caller when the resolver hangs."""
 
-_resolvers = Crew("mcp-resolve", RESOLVERS)
+_resolvers = Crew("mcp-resolve", RESOLVERS, idle=0.0)
 
 
 def look_up(
@@ -73,7 +73,7 @@ def is_address(host: str) -> bool:
 
 def _renew() -> None:
     global _resolvers
-    _resolvers = Crew("mcp-resolve", RESOLVERS)
+    _resolvers = Crew("mcp-resolve", RESOLVERS, idle=0.0)
 
 
 if hasattr(os, "register_at_fork"):

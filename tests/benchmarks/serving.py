@@ -7,9 +7,9 @@
     python tests/benchmarks/serving.py --list
 
 All servers run all the time, each in processes of its own, and offer the same twenty tools (served/). One of them at a
-time is under load, in rounds and in an order that rotates; ratios are formed inside a round, against the best of the
-others. Over HTTP the load is wrk, over stdio a loop of ``os.write`` and ``os.read``; both look at every answer, and one
-that is wrong fails the case. CPU is that of all processes of a server.
+time is under load, in rounds and in an order that rotates; ratios are formed inside a round, to the best of the peers,
+and to the best of those that run as they come. Over HTTP the load is wrk, over stdio a loop of ``os.write`` and
+``os.read``; both look at every answer, and one that is wrong fails the case. CPU is that of all processes of a server.
 """
 
 from __future__ import annotations
@@ -350,8 +350,8 @@ def usage(session: int) -> tuple[float, float]:
 
 
 @contextlib.contextmanager
-def serving(names: list[str], bindings: set[str]) -> Iterator[dict[tuple[str, str], Web | Pipe]]:
-    """Start all servers, by name and binding; they end with the block."""
+def serving(keys: list[tuple[str, str]]) -> Iterator[dict[tuple[str, str], Web | Pipe]]:
+    """Start these servers, by name and binding; they end with the block."""
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
 
@@ -367,8 +367,6 @@ def serving(names: list[str], bindings: set[str]) -> Iterator[dict[tuple[str, st
             )
             return Web(stack.enter_context(server))
 
-        keys = [(name, binding) for name in names for binding in sorted(bindings)]
-        keys = [key for key in keys if key[1] == "http" or SERVERS[key[0]].stdio]
         with ThreadPoolExecutor(4) as pool:
             started = list(pool.map(start, keys))
         yield dict(zip(keys, started, strict=True))
@@ -378,7 +376,7 @@ def serving(names: list[str], bindings: set[str]) -> Iterator[dict[tuple[str, st
 
 
 def measure(case: Case, servers: Mapping[str, Web | Pipe], rounds: int, seconds: int) -> list[Answer]:
-    """Return a row for each server: medians of the rounds, and the ratios to the best peer."""
+    """Return a row for each server."""
     answers: dict[str, list[Answer]] = {name: [] for name in servers}
     for name, server in servers.items():
         with _failing(answers[name]):
@@ -419,19 +417,20 @@ def one_round(case: Case, server: Web | Pipe, seconds: int) -> Answer:
 
 
 def rows_of(answers: Mapping[str, list[Answer]]) -> dict[str, Answer]:
-    """Return medians, and the ratios to the best peer, round by round."""
+    """Return medians, and ratios, round by round: ``x`` to the best peer, ``x_plain`` to the best that is not tuned."""
     rows: dict[str, Answer] = {}
     for name, found in answers.items():
         error = next((answer["error"] for answer in found if "error" in answer), None)
         rows[name] = {"error": error} if error else {key: median(one[key] for one in found) for key in found[0]}
         rows[name]["rounds"] = len(found)
-    peers = [name for name, row in rows.items() if "rate" in row and not SERVERS[name].is_ours]
-    if peers:
-        best = max(peers, key=lambda name: rows[name]["rate"])
-        for name, row in rows.items():
-            if "rate" in row:
+    fine = [name for name, row in rows.items() if "rate" in row]
+    peers = [name for name in fine if not SERVERS[name].is_ours]
+    for key, rivals in (("x", peers), ("x_plain", [name for name in peers if SERVERS[name].where != "tuned"])):
+        if rivals:
+            best = max(rivals, key=lambda name: rows[name]["rate"])
+            for name in fine:
                 ratios = [one["rate"] / its["rate"] for one, its in zip(answers[name], answers[best], strict=True)]
-                row |= {"x": median(ratios), "x_low": min(ratios), "x_high": max(ratios), "best": best}
+                rows[name] |= {key: [median(ratios), min(ratios), max(ratios)], f"{key}_to": best}
     return rows
 
 
@@ -439,21 +438,26 @@ def rows_of(answers: Mapping[str, list[Answer]]) -> dict[str, Answer]:
 
 
 def show_case(case: Case, rows: list[Answer]) -> str:
-    head = [case.title, "calls/s", "x best peer", "(min - max)", "p50", "p99", "cpu s / 1000", "rounds"]
+    ratios = ["x best peer", "(min - max)", "x untuned", "(min - max)"]
+    head = [case.title, "calls/s", *ratios, "p50", "p99", "cpu s / 1000", "rounds"]
     lines = [_cells(row) for row in rows]
-    lines += [
-        [SERVERS[name].label, "-", "-", f"left out: {why}", "", "", "", ""] for name, why in case.without.items()
-    ]
+    lines += [[SERVERS[name].label, "-", "-", f"left out: {why}", *6 * [""]] for name, why in case.without.items()]
     return table(head, lines)
 
 
 def _cells(row: Answer) -> list[str]:
     label = SERVERS[row["contender"]].label
     if "error" in row:
-        return [label, "-", "-", row["error"], "", "", "", ""]
-    ratio = [f"{row['x']:.2f}", f"({row['x_low']:.2f} - {row['x_high']:.2f})"] if "x" in row else ["-", ""]
+        return [label, "-", "-", row["error"], *6 * [""]]
     times = [duration(row["p50"]), duration(row["p99"]), f"{row['cpu']:.3f}"]
-    return [label, f"{row['rate']:,.0f}", *ratio, *times, str(row["rounds"])]
+    return [label, f"{row['rate']:,.0f}", *_ratio(row, "x"), *_ratio(row, "x_plain"), *times, str(row["rounds"])]
+
+
+def _ratio(row: Answer, key: str) -> list[str]:
+    if key not in row:
+        return ["-", ""]
+    middle, low, high = row[key]
+    return [f"{middle:.2f}", f"({low:.2f} - {high:.2f})"]
 
 
 def show_memory(rows: list[Answer]) -> str:
@@ -501,7 +505,8 @@ def run(keys: list[str], names: list[str], rounds: int, seconds: int) -> dict[st
     """Measure, and print what was measured."""
     report: dict[str, list[Answer]] = {"rows": [], "memory": []}
     began = time.perf_counter()
-    with serving(names, {CASES[key].binding for key in keys}) as servers:
+    wanted = {(name, CASES[key].binding): None for name in names for key in keys if takes_part(name, CASES[key])}
+    with serving(list(wanted)) as servers:
         for key in keys:
             case = CASES[key]
             chosen = {n: s for (n, binding), s in servers.items() if binding == case.binding and takes_part(n, case)}

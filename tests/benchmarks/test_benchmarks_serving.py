@@ -43,8 +43,10 @@ def check(report: dict[str, Any]) -> None:
         assert 0 < row["p50"] <= row["p99"], row
         assert row["cpu"] >= 0, row
         assert row["rounds"] == 1, row
-        if "best" in row:
-            assert (row["x"] == 1.0) == (row["contender"] == row["best"]), row
+        for key in {"x", "x_plain"} & row.keys():
+            middle, low, high = row[key]
+            assert 0 < low <= middle <= high, row
+            assert row["contender"] != row[f"{key}_to"] or low == high == 1.0, row
     assert all(min(row["first"], row["last"]) > 0 for row in report["memory"])
 
 

@@ -8,10 +8,18 @@ import time
 
 STARTED_AT_IMPORT = threading.active_count()
 
-from mcp_sync.server import Context, Elicit, RedisSessionStore, Roots, Server  # noqa: E402
+from mcp_sync.server import (  # noqa: E402
+    Context,
+    Elicit,
+    RedisSessionStore,
+    Roots,
+    Server,
+    gate,
+)
 from mcp_sync.server.running import At  # noqa: E402
 
 server = Server("hosted", version="1.0")
+gate.BODY_SECONDS = float(os.environ.get("MCP_BODY_SECONDS", gate.BODY_SECONDS))
 
 
 def note(text: str) -> None:

@@ -5,6 +5,7 @@ FAULTS.md 5.6 (WSGI): clients that are gone, streams that are capped, prefork wi
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -160,6 +161,20 @@ def test_a_client_that_is_gone_is_noticed(
     noticed = notes("cancelled")
     assert noticed is not None
     assert noticed - gone < (NOTICED if talks else HEARTBEAT) + NOISE
+
+
+def test_bodies_that_drip_in_hold_up_nobody_for_long(host: Callable[..., Running]) -> None:
+    server = host(gunicorn(1, 2), MCP_BODY_SECONDS="1")
+    head = b"POST /mcp HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 6000\r\n\r\n{"
+    dripping = [socket.create_connection(("127.0.0.1", server.port), WAIT) for _ in range(2)]  # all its threads
+    try:
+        for connection in dripping:
+            connection.sendall(head)
+        with connected(server, "2026-07-28") as client:
+            assert client.call_tool("add", {"a": 1, "b": 2}).data == 3
+    finally:
+        for connection in dripping:
+            connection.close()
 
 
 # -- how many streams -------------------------------------------------------------------------------------------------

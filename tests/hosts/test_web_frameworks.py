@@ -265,7 +265,7 @@ KINDS = {
 def test_each_kind_of_error_has_its_status(framework: str, scripts: Scripts) -> None:
     text = f"""
     sys.path.insert(0, {str(EXAMPLES)!r})
-    import {framework}_app as example
+    import {framework}_client as example
     from mcp_sync import *
     for error in ({", ".join(KINDS)}): say(example.status_of(error))
     """

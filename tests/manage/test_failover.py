@@ -369,7 +369,8 @@ def test_it_goes_home_when_home_works_again_and_tells_of_every_move() -> None:
     assert [site.living for site in bench.sites] == [1, 0]  # no double session
 
 
-def test_after_a_check_that_went_well_nobody_waits_before_connecting() -> None:
+def test_after_a_check_that_went_well_nobody_waits_before_connecting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mcp_sync.manage.links.JITTER", 0.0)
     bench = Bench(UP).begin()
     [endpoint] = bench.group.order(None)
     for wait in (1.0, 0.3, 0.5, 0.9):  # the pauses have grown by then

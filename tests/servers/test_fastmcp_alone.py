@@ -92,7 +92,7 @@ def test_a_new_tool_is_announced_and_can_be_called(version: str) -> None:
 
 def test_a_session_can_have_tools_hidden_from_it_where_there_is_one() -> None:
     with connect("2025-11-25") as client, client.listen(tools_list_changed=True) as news:
-        assert client.call_tool("hide").data == "hidden"
+        assert client.call_tool("hide").text == "hidden"  # its schema may be forgotten by then: the list has changed
         assert news.next(PATIENCE).method == "notifications/tools/list_changed"
         assert "careful" not in {tool.name for tool in client.list_tools()}
         with pytest.raises(ToolError, match="careful"):
