@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 import tracemalloc
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from house import growth
 from mcp_sync.protocol.messages import MAX_BATCH, MAX_DEPTH, Batch, Malformed, Request, decode, too_deep
 
 
@@ -77,9 +77,11 @@ WORST = {
 @pytest.mark.alone
 @pytest.mark.parametrize("raw", WORST.values(), ids=WORST)
 def test_reading_takes_less_than_a_second_for_a_megabyte(raw: bytes) -> None:
-    before = time.thread_time()  # of this thread alone: a busy machine does not matter
-    decode(raw)
-    assert time.thread_time() - before < len(raw) / (1 << 20)
+    bound = len(raw) / (1 << 20)
+    took = [growth.seconds(lambda: decode(raw))]
+    while min(took) >= bound and len(took) < 5:  # whatever else goes on makes it slower, never faster
+        took.append(growth.seconds(lambda: decode(raw)))
+    assert min(took) < bound
 
 
 @pytest.mark.parametrize("raw", WORST.values(), ids=WORST)
