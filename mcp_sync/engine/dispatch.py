@@ -295,10 +295,10 @@ class Crew:
     Args:
         name: What the threads are called.
         limit: How many jobs have a place; as many more may be at their end, having given theirs back.
-        idle: Seconds after which a thread with nothing to do ends.
+        idle: Seconds after which a thread with nothing to do ends; None: IDLE_SECONDS.
     """
 
-    def __init__(self, name: str, limit: int, idle: float = IDLE_SECONDS) -> None:
+    def __init__(self, name: str, limit: int, idle: float | None = None) -> None:
         self._name = name
         self._limit = limit
         self._idle = idle
@@ -353,7 +353,7 @@ class Crew:
     def _work(self, jobs: queue.SimpleQueue[Job]) -> None:
         while jobs is self._jobs:
             try:
-                job = jobs.get(timeout=self._idle)
+                job = jobs.get(timeout=IDLE_SECONDS if self._idle is None else self._idle)
             except queue.Empty:
                 if self._retire(jobs):
                     return
