@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import gc
 from collections.abc import Iterator
 
 import hypothesis
@@ -18,6 +19,13 @@ def pytest_configure() -> None:
     # How long an example may take is a matter for tests that measure; by the wall clock, any machine is too slow once.
     hypothesis.settings.register_profile("unhurried", deadline=None)
     hypothesis.settings.load_profile("unhurried")
+
+
+def pytest_collection_finish() -> None:
+    # Some hundred thousand objects live as long as this process: to look through them takes the collector a quarter of
+    # a second, and whatever call was waiting then would have outlived its deadline.
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
