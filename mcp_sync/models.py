@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import mcp_types as types
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, TypeAdapter, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
 from pydantic.fields import FieldInfo
 from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import to_json, to_jsonable_python
@@ -25,7 +25,6 @@ __all__ = [
     "FieldInfo",
     "GenerateJsonSchema",
     "NotRequired",
-    "PrivateAttr",
     "ReadOnly",
     "Required",
     "TypeAdapter",

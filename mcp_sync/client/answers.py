@@ -11,10 +11,10 @@ from __future__ import annotations
 import os
 import pathlib
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar, cast
 
 from ..exceptions import RemoteProtocolError, ToolError
-from ..models import BaseModel, PrivateAttr, TypeAdapter, ValidationError, dump, types
+from ..models import BaseModel, TypeAdapter, ValidationError, dump, types
 from ..validation import JSONSchema, Mismatch
 
 M = TypeVar("M", bound=BaseModel)
@@ -33,8 +33,10 @@ class ToolResult(types.CallToolResult):
             it is a wrapper. None where there is none.
     """
 
-    _tool: str | None = PrivateAttr(default=None)
-    _data: Any = PrivateAttr(default=None)
+    # Not private attributes, which cost more than all the rest of a small result: tool_result puts them into the
+    # instance's __dict__, where pydantic expects what functools.cached_property leaves there, and passes it over.
+    _tool: ClassVar[str | None] = None
+    _data: ClassVar[Any] = None
 
     @property
     def text(self) -> str:
@@ -69,11 +71,11 @@ def tool_result(raw: dict[str, Any], tool: str, schema: OutputSchema | None) -> 
         RemoteProtocolError: It is not what a tool may answer, or does not match the output schema.
     """
     result = parse(ToolResult, raw, "tools/call")
-    result._tool = tool
-    result._data = result.structured_content
+    data = result.structured_content
     if schema is not None and not result.is_error and "structuredContent" in raw:
-        schema.check(tool, result.structured_content, raw)
-        result._data = schema.unwrap(result.structured_content)
+        schema.check(tool, data, raw)
+        data = schema.unwrap(data)
+    result.__dict__.update(_tool=tool, _data=data)
     return result
 
 
@@ -84,7 +86,7 @@ def parse(model: type[M], raw: Mapping[str, Any], method: str) -> M:
         RemoteProtocolError: It does not fit; the text names the first field that does not.
     """
     try:
-        return model.model_validate(raw)
+        return cast(M, model.__pydantic_validator__.validate_python(raw))  # what model_validate does, and no more
     except ValidationError as error:
         raise _misfit(error, method) from None
 

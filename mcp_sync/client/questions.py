@@ -17,7 +17,7 @@ def any_question(method: object, params: object, on_progress: OnProgress | None)
     """Return a request with these params."""
     if not isinstance(method, str) or not method:
         raise TypeError(f"method must be a str such as 'tools/list', not {method!r}")
-    if params is not None and not isinstance(params, Mapping):
+    if params is not None and type(params) is not dict and not isinstance(params, Mapping):
         raise TypeError(f"params must be a dict, not {type(params).__name__} ({params!r})")
     if on_progress is not None and not callable(on_progress):
         raise TypeError(f"on_progress must be a function, not {type(on_progress).__name__}")
@@ -45,7 +45,7 @@ def checked_arguments(arguments: object) -> Mapping[str, Any]:
     """Return the arguments of a tool or a prompt; None means that there are none."""
     if arguments is None:
         return {}
-    if not isinstance(arguments, Mapping):
+    if type(arguments) is not dict and not isinstance(arguments, Mapping):
         raise TypeError(
             f"arguments must be a dict of values by name, not {type(arguments).__name__} ({arguments!r})"
         )

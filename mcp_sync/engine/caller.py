@@ -25,7 +25,7 @@ from .interrupts import what_broke
 R = TypeVar("R")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen, which would make it four times as dear; nobody changes one all the same
 class Question(Generic[R]):
     """One request, as the application means it.
 

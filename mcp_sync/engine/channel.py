@@ -25,20 +25,37 @@ from ..observe import Feed, Observers, Unreadable
 from ..policies import Limits
 from ..protocol.eras import Era
 from ..protocol.framing import KEPT_HEAD, KEPT_TAIL, Overlong
-from ..protocol.messages import Malformed, Message, RequestId, decode, encode, salvage_id, too_large
-from .dispatch import Lane, join, stand_still, start_thread
+from ..protocol.messages import (
+    Failure,
+    Malformed,
+    Message,
+    Request,
+    RequestId,
+    Result,
+    decode,
+    encode,
+    salvage_id,
+    too_large,
+)
+from .dispatch import Lane, stand_still
 from .interrupts import await_event, let_go
 from .lifetimes import tell_of_forks
+from .seat import Seat
 
 if TYPE_CHECKING:
-    from .caller import CallFuture
+    from .tickets import Ticket
 
 log = logging.getLogger("mcp_sync")
 
 FINISH_SECONDS = 5.0
 """For ending what is behind a pipe that ended by itself; ``close`` may bring it forward."""
+VERDICT_SECONDS = 1.0
+"""How long a writer who sees that the connection has ended waits for the keeper to say why."""
 EVENTS_SECONDS = 1.0
 """How long after the end observers that are not up to date are still told of what they have missed."""
+ANSWERS = (Result, Failure)
+LARGE = 32768
+"""Bytes of a message that may fill the pipe: while it is written somebody has to read, or both sides may wait."""
 FLOOD = 100
 """After so many messages in one read everybody else has a turn: a reader and a lane that are both busy hand the
 interpreter to each other, and a third thread, which wants to keep its deadline, starves for up to a second."""
@@ -142,9 +159,12 @@ class Channel(ABC):
         """Whether nothing can be sent any more, though the sink may not have been told yet."""
         return False
 
-    def wait(self, future: CallFuture[Any], timeout: float) -> bool:
-        """Wait on the calling thread until the future is done; False: the timeout came first."""
-        return future.wait(timeout)
+    def expect(self, request_id: RequestId | None) -> None:
+        """Note that an answer will come for which nobody calls ``wait``."""
+
+    def wait(self, call: Ticket, deadline: Deadline) -> bool:
+        """Wait on the calling thread until the call is over; False: the deadline came first."""
+        return call.wait(deadline.remaining)
 
     def pause(self) -> None:
         """Stop reading for now; what arrives waits on the other side."""
@@ -160,16 +180,46 @@ class Channel(ABC):
 class Pipe(ABC):
     """A two-way stream of whole messages as bytes; PipeChannel makes a Channel of it.
 
-    ``read``, ``epitaph``, ``end_writing`` and ``finish`` are called by the reader thread only; ``write`` by one thread
-    at a time, and never after ``end_writing``; ``hang_up`` by any.
+    ``read``, ``epitaph``, ``end_writing`` and ``finish`` are called by the keeper of the seat only; ``write`` by one
+    thread at a time, and never after ``end_writing``; ``hang_up`` by any.
+
+    A pipe that ``lends`` may be read by callers, too, one at a time, in small steps that Ctrl-C cannot tear: bytes are
+    fetched and kept in one instruction, and stay until they were cut up, or taken in whole; ``read`` begins with them.
     """
 
     name: str
     kind: str
+    lends: bool = False
 
     @abstractmethod
     def read(self) -> Sequence[bytes | Overlong]:
         """Wait for at least one message; an empty answer is the end."""
+
+    def fetch(self, seconds: float) -> bool:
+        """Wait so long for bytes, and keep them; False: none came, or there is something else for ``read`` to see to.
+
+        Some that came may be a part of a message.
+        """
+        return False
+
+    def whole(self) -> bytes | None:
+        """Return what was fetched, if it is one whole message and nothing else; it stays."""
+        return None
+
+    def partial(self) -> bool:
+        """Whether what was fetched is the beginning of one message."""
+        return False
+
+    def taken(self) -> None:
+        """Forget what was fetched; it has been delivered."""
+
+    def cut(self) -> Sequence[bytes | Overlong]:
+        """Return the messages in what was fetched, which are ours to deliver now; the rest stays here."""
+        return []
+
+    def is_over(self) -> bool:
+        """Whether the end is in sight, as far as can be told without waiting or reading."""
+        return False
 
     @abstractmethod
     def write(self, data: bytes, deadline: Deadline) -> None:
@@ -229,44 +279,12 @@ def pump(messages: Iterable[Message], sink: Sink) -> None:
     sink.closed(error)
 
 
-class Seat:
-    """The one place to read a duplex connection from. So far its only tenant is a background thread.
-
-    Threads: the reader, ``<name>-reader``.
-    """
-
-    def __init__(self, name: str) -> None:
-        self._name = f"{name}-reader"
-        self._reader: threading.Thread | None = None
-
-    @property
-    def is_mine(self) -> bool:
-        """Whether the calling thread is the reader."""
-        return self._reader is threading.current_thread()
-
-    def fill(self, work: Any) -> None:
-        """Start the background reader; it reads until the stream ends."""
-
-        def read() -> None:
-            self._reader = threading.current_thread()  # Ctrl-C may keep start_thread from returning
-            work()
-
-        self._reader = start_thread(self._name, read)
-
-    def wait(self, future: CallFuture[Any], timeout: float) -> bool:
-        """Wait until the reader has resolved the future; False: the timeout came first."""
-        return future.wait(timeout)
-
-    def vacate(self, deadline: Deadline) -> bool:
-        """Wait for the reader to leave."""
-        return join(self._reader, deadline)
-
-
 class PipeChannel(Channel):
     """A Channel over a Pipe.
 
-    Threads: the Seat's reader. ``send`` blocks while another thread writes, and while the other side does not read;
-    ``close`` blocks until the reader has given everything back; all three at most until their deadline.
+    Threads: the Seat's keeper, and callers who ``wait`` and borrow the seat. ``send`` blocks while another thread
+    writes, and while the other side does not read; ``close`` blocks until the keeper has given everything back; all at
+    most until their deadline.
     Locks: ``_writing`` is held while one message is written, always acquired with the deadline. ``_reading`` is taken
     once, without waiting, by whoever reads or finishes, and never given back.
     """
@@ -285,8 +303,12 @@ class PipeChannel(Channel):
         self._closing = False
         self._forked = False
         self._end: MCPConnectionError | None = None
+        self._over = threading.Event()
         self._given_back = threading.Event()
-        self._reading = threading.Lock()  # guards reading: whoever takes it reads, or finishes; never given back
+        self._reading = threading.Lock()  # guards the end: who takes it keeps the seat, or finishes
+        self._sink: Sink | None = None
+        self._expected: set[RequestId] = set()
+        self._main = threading.main_thread().ident
         tell_of_forks(self)
 
     def __repr__(self) -> str:
@@ -298,6 +320,7 @@ class PipeChannel(Channel):
         Raises:
             MCPConnectionError: There can be no more threads.
         """
+        self._sink = sink
         try:
             self._seat.fill(lambda: self._read_all(sink))
         except RuntimeError as error:
@@ -314,26 +337,56 @@ class PipeChannel(Channel):
                 may_have_run=False,
             )
         try:
+            if self._pipe.lends:
+                self._look_ahead(len(data), deadline)
             self._write(data, deadline)
         except MCPConnectionError:
+            self._seat.call_keeper()  # to find out why
             stand_still(FINISH_SECONDS)
             raise
         except MCPError:
             raise
         except BaseException:
             let_go(self._writing)
+            self._seat.get_up()
             raise
+
+    def _look_ahead(self, size: int, deadline: Deadline) -> None:
+        """See to it that somebody reads while a large message is written, and that what is over is known to be."""
+        if size > LARGE:  # the other side may talk before it listens, until the pipe is full
+            self._seat.call_keeper()
+        elif self._seat.glance(self._pipe.is_over):
+            await_event(self._over, min(VERDICT_SECONDS, deadline.remaining))
+
+    def submit(self, message: Message | Mapping[str, Any], deadline: Deadline, open_ended: bool = False) -> None:
+        """Send one whole message whose answer nobody on this thread waits for; raises as ``send``."""
+        if not open_ended and isinstance(message, Request):
+            self.expect(message.id)
+        self.send(message, deadline)
+
+    def expect(self, request_id: RequestId | None) -> None:
+        """Note that an answer will come for which nobody calls ``wait``; the keeper reads until then."""
+        if request_id is not None and self._pipe.lends:
+            self._expected.add(request_id)  # first: a keeper who gets up looks at it
+            if not self._seat.kept:
+                self._seat.call_keeper()
+
+    def abandon(self, request_id: RequestId) -> bool:
+        """Expect no answer any more; a pipe has no way of its own to say so."""
+        self._expected.discard(request_id)
+        return False
 
     def _write(self, data: bytes, deadline: Deadline) -> None:
         self._check_open()
-        if not self._writing.acquire(timeout=deadline.remaining):
+        writing = self._writing
+        if not (writing.acquire(blocking=False) or writing.acquire(timeout=deadline.remaining)):
             self._check_open()
             raise MCPTimeoutError("another thread's message is still being written", may_have_run=False)
         try:
             self._check_open()
             self._pipe.write(data, deadline)
         finally:
-            self._writing.release()
+            writing.release()
 
     def _check_open(self) -> None:
         if not self._closing:
@@ -349,6 +402,7 @@ class PipeChannel(Channel):
         self._closing = True
         self._pipe.hang_up(deadline)
         self._reading_on.set()
+        self._seat.call_keeper()
 
     def close(self, deadline: Deadline) -> None:
         """End the connection and what is behind it. Idempotent."""
@@ -361,9 +415,11 @@ class PipeChannel(Channel):
             await_event(self._given_back, deadline.remaining)
         self._seat.vacate(deadline)
 
-    def wait(self, future: CallFuture[Any], timeout: float) -> bool:
-        """Wait on the calling thread until the future is done; False: the timeout came first."""
-        return self._seat.wait(future, timeout)
+    def wait(self, call: Ticket, deadline: Deadline) -> bool:
+        """Wait on the calling thread until the call is over, and read meanwhile if nobody else does."""
+        if self._pipe.lends:
+            return self._seat.wait(call, deadline, self._read_for)
+        return call.wait(deadline.remaining)
 
     def pause(self) -> None:
         """Stop reading for now; what arrives waits in the pipe."""
@@ -404,6 +460,8 @@ class PipeChannel(Channel):
 
     def _finish(self) -> None:
         self._closing = True
+        self._over.set()
+        self._seat.keep_for_good()
         self._pipe.hang_up(Deadline(FINISH_SECONDS))  # a writer that waits for room lets go of the lock
         if self._writing.acquire(timeout=FINISH_SECONDS):
             self._pipe.end_writing()
@@ -414,20 +472,17 @@ class PipeChannel(Channel):
         self._given_back.set()
 
     def _messages(self) -> Iterator[Message]:
+        """Read, on the keeper, whenever nobody else does; with the end, the seat is the keeper's for good."""
+        self._seat.keep()
         while pieces := self._pipe.read():
-            for piece in pieces:
-                if self._closing:  # a flood must not delay the end
-                    break
-                message = self._decoded(piece)
-                if message is None:
-                    continue
-                if isinstance(message, Malformed):
-                    message = replace(message, raw=self._pipe.masked(message.raw))
-                    self.feed.emit(Unreadable(self.name, message.reason, message.raw))
+            for message in self._decoded(pieces):
+                self._met(message)
                 yield message
             if len(pieces) >= FLOOD:
                 time.sleep(0)
             self._reading_on.wait()
+            if self._pipe.lends and self._seat.offer(lambda: bool(self._expected) or self._pipe.is_over()):
+                self._seat.keep()
         if self._closing:
             raise MCPConnectionError(
                 f"the connection to {self.name} was closed on this side",
@@ -435,9 +490,59 @@ class PipeChannel(Channel):
             )
         self._end = self._pipe.epitaph()
         self._closing = True
+        self._over.set()
         raise self._end
 
-    def _decoded(self, piece: bytes | Overlong) -> Message | None:
+    def _read_for(self, call: Ticket, deadline: Deadline) -> bool:
+        """Read, on a caller's thread, until the call is over, or its time is; False: something is for the keeper.
+
+        Ctrl-C may come between any two steps of the main thread. So that takes in its own answer and nothing else:
+        what is lost then is lost to nobody but the one who was interrupted.
+        """
+        pipe = self._pipe
+        careful = threading.get_ident() == self._main
+        while not call.over:
+            if not pipe.fetch(deadline.remaining):
+                return deadline.expired
+            raw = pipe.whole()
+            message = decode(raw) if raw is not None else None
+            if type(message) in ANSWERS and message.id == call.request_id:  # type: ignore[union-attr]
+                self._deliver(message)  # type: ignore[arg-type]
+                pipe.taken()
+            elif careful:
+                if not pipe.partial():
+                    return False
+            elif self._read_on(pipe.cut()) >= FLOOD or self._closing or deadline.expired:
+                return False
+        return not self._expected
+
+    def _read_on(self, pieces: Sequence[bytes | Overlong]) -> int:
+        for message in self._decoded(pieces):
+            self._deliver(message)
+        return len(pieces)
+
+    def _deliver(self, message: Message) -> None:
+        assert self._sink is not None
+        self._met(message)
+        self._sink.received(message)
+
+    def _decoded(self, pieces: Sequence[bytes | Overlong]) -> Iterator[Message]:
+        for piece in pieces:
+            if self._closing:  # a flood must not delay the end
+                break
+            message = self._decode(piece)
+            if isinstance(message, Malformed):
+                message = replace(message, raw=self._pipe.masked(message.raw))
+                self.feed.emit(Unreadable(self.name, message.reason, message.raw))
+            if message is not None:
+                yield message
+
+    def _met(self, message: Message) -> None:
+        """Expect it no more."""
+        if self._expected:
+            self._expected.discard(getattr(message, "id", None) or getattr(message, "answers", None) or 0)
+
+    def _decode(self, piece: bytes | Overlong) -> Message | None:
         if isinstance(piece, bytes):
             if len(piece) <= self._limit:
                 return decode(piece)

@@ -110,6 +110,19 @@ class Line:
         """
         return self._sock.recv(size)
 
+    def read_to(self, pieces: deque[bytes], size: int) -> None:
+        """Add what ``read`` returns to the pieces, in one step for the interpreter: Ctrl-C cannot come in between."""
+        pieces.extend(map(self._sock.recv, (size,)))
+
+    def peek(self, size: int) -> bytes | None:
+        """Return the first bytes of what has come, which stay; b"" is the end, None: nothing has."""
+        try:
+            return self._sock.recv(size, socket.MSG_PEEK)
+        except BlockingIOError:
+            return None
+        except OSError:
+            return b""
+
     @property
     def blocked(self) -> bool:
         """Whether something waits to be written."""
@@ -250,6 +263,10 @@ class SecureLine(Line):
             if pieces or ended:
                 return b"".join(pieces)
             self._take_in(size)
+
+    def read_to(self, pieces: deque[bytes], size: int) -> None:
+        """Add what ``read`` returns to the pieces; not for the main thread, for it takes several steps."""
+        pieces.append(self.read(size))
 
     def _take_in(self, size: int) -> None:
         encrypted = self._sock.recv(size)

@@ -53,6 +53,7 @@ from .channel import Channel, as_end, last_words
 from .dispatch import Crew, Job, Lane, exiting
 from .interrupts import await_event, let_go
 from .lifetimes import tell_of_forks
+from .tickets import AnyTicket, FutureTicket, Ticket
 
 log = logging.getLogger("mcp_sync")
 
@@ -68,24 +69,6 @@ VERDICT_SECONDS = 1.0
 
 _ENDED_BY = {"timeout": "MCPTimeoutError", "cancelled": "CancelledError", "error": "MCPError"}
 """The name of the error, by the Session's word for a call that ended without an answer."""
-
-
-class _Ticket(CallFuture[R]):
-    """A call in flight, with what the Peer needs to know of it.
-
-    Attributes:
-        started: When it was asked.
-        request: What to send, until it is sent.
-        nested: Where its progress goes when the caller is the lane itself: the caller runs the callback.
-        progress_posted: Whether callbacks are on the lane that have to finish before the call returns.
-    """
-
-    def __init__(self, question: Question[R], owner: Peer) -> None:
-        super().__init__(question, owner)
-        self.started = time.monotonic()
-        self.request: Request | None = None
-        self.nested: Backlog[dict[str, Any] | None] | None = None
-        self.progress_posted = False
 
 
 class Peer(Caller):
@@ -115,7 +98,7 @@ class Peer(Caller):
         self._crew = Crew(f"mcp-{channel.threads}-request", limits.callbacks)
         # guards _session, _serving, _outbox, _outbox_bytes, _in_hand, _flush_posted, _end
         self._lock = threading.Lock()
-        self._session: Session[_Ticket[Any]] = session or Session()
+        self._session: Session[AnyTicket] = session or Session()
         self._serving: dict[RequestId, Incoming] = {}
         self._outbox: deque[tuple[Message, int]] = deque()
         self._outlet = Lane(f"mcp-{channel.threads}-outbox")
@@ -144,11 +127,13 @@ class Peer(Caller):
 
     def call(self, question: Question[Any], deadline: Deadline) -> dict[str, Any]:
         """Ask, and wait for the result; raises as Caller.call says."""
-        ticket = self._enter(question)
-        if question.on_progress is not None and self.lane.is_current:
-            ticket.nested = Backlog()
+        ticket = Ticket(question)
+        self._enter(question, ticket)
         stuck: MCPTimeoutError | None = None
         try:
+            if question.on_progress is not None and self.lane.is_current:
+                ticket.nested = Backlog()
+                self._channel.expect(ticket.request_id)
             self._say(ticket, deadline, self._channel.send)
             in_time = self._wait(ticket, deadline)
         except MCPTimeoutError as error:
@@ -157,7 +142,8 @@ class Peer(Caller):
             self._leave(ticket, "error")
             raise
         except BaseException:  # Ctrl-C too: whoever leaves must not be answered any more
-            self._leave(ticket, "cancelled", "the caller left")
+            if not self._leave(ticket, "cancelled", "the caller left"):
+                self._close_books()
             raise
         try:
             if not in_time:
@@ -170,7 +156,8 @@ class Peer(Caller):
 
     def submit(self, question: Question[R], deadline: Deadline) -> CallFuture[R]:
         """Ask, and return a future that is resolved by the deadline in any case."""
-        ticket = self._enter(question)
+        ticket = FutureTicket(question, self)
+        self._enter(question, ticket)
         try:
             if not question.open_ended:
                 ticket.expire(deadline, lambda: self._expire(ticket, deadline))
@@ -240,15 +227,13 @@ class Peer(Caller):
 
     # -- the life of a call -------------------------------------------------------------------------------------------
 
-    def _enter(self, question: Question[R]) -> _Ticket[R]:
-        ticket = _Ticket(question, self)
+    def _enter(self, question: Question[Any], ticket: AnyTicket) -> None:
         with self._lock:
             self._check_open(question.method)
             request = self._session.ask(
                 question.method, question.params, ticket, progress=question.on_progress is not None
             )
             ticket.request, ticket.request_id = request, request.id
-        return ticket
 
     def _check_open(self, method: str) -> None:
         if self._end is not None:
@@ -261,7 +246,7 @@ class Peer(Caller):
             may_have_run=False,
         )
 
-    def _say(self, ticket: _Ticket[Any], deadline: Deadline, carry: Callable[[Request, Deadline], None]) -> None:
+    def _say(self, ticket: AnyTicket, deadline: Deadline, carry: Callable[[Request, Deadline], None]) -> None:
         request, ticket.request = ticket.request, None
         assert request is not None
         if self._feed.watched:
@@ -279,21 +264,21 @@ class Peer(Caller):
         except MCPError as error:
             raise self._about_call(error, ticket, "send", deadline) from error
 
-    def _wait(self, ticket: _Ticket[Any], deadline: Deadline) -> bool:
+    def _wait(self, ticket: Ticket, deadline: Deadline) -> bool:
         if ticket.nested is None:
-            return self._channel.wait(ticket, deadline.remaining)
+            return ticket.over or self._channel.wait(ticket, deadline)
         # On the lane itself: nobody else could run the progress callback.
-        while not ticket.done() or not ticket.nested.empty():
+        while not ticket.over or not ticket.nested.empty():
             try:
                 params = ticket.nested.get(timeout=deadline.remaining)
             except queue.Empty:
-                return ticket.done()
+                return ticket.over
             if params is None:
                 return True
             self._report_progress(ticket, params)
         return True  # it was over before it had anywhere to put its progress
 
-    def _leave(self, ticket: CallFuture[Any], why: str, reason: str = "") -> bool:
+    def _leave(self, ticket: AnyTicket | CallFuture[Any], why: str, reason: str = "") -> bool:
         """Take a call out of the Session; with a reason, the other side is told soon. False: it is over."""
         if ticket.request_id is None:
             return False
@@ -306,19 +291,24 @@ class Peer(Caller):
         self._report(ticket, _ENDED_BY[why])
         return True
 
-    def _stop_waiting(self, ticket: _Ticket[Any], deadline: Deadline, stuck: MCPTimeoutError | None) -> None:
+    def _close_books(self) -> None:
+        """Count a call that Ctrl-C cut in two between leaving the Session and being counted there."""
+        with self._lock:
+            self._session.close_books()
+
+    def _stop_waiting(self, ticket: Ticket, deadline: Deadline, stuck: MCPTimeoutError | None) -> None:
         """Raise the timeout, unless the answer came at the last moment: then it is in the ticket."""
         unsent = stuck is not None and stuck.may_have_run is False
         if self._leave(ticket, "timeout", "" if unsent else "timed out"):
             raise self._timeout_error(ticket, deadline, stuck)
         ticket.wait(VERDICT_SECONDS)  # the reader has it in hand already
 
-    def _expire(self, ticket: _Ticket[Any], deadline: Deadline) -> None:
+    def _expire(self, ticket: FutureTicket[Any], deadline: Deadline) -> None:
         if self._leave(ticket, "timeout", "timed out"):
             ticket.settle(None, self._timeout_error(ticket, deadline))
 
     def _timeout_error(
-        self, ticket: _Ticket[Any], deadline: Deadline, stuck: MCPTimeoutError | None = None
+        self, ticket: AnyTicket, deadline: Deadline, stuck: MCPTimeoutError | None = None
     ) -> MCPTimeoutError:
         doing = f"while sending: {stuck}" if stuck is not None else "no answer"
         details = self._details(ticket.question.method, "send" if stuck else "wait", deadline)
@@ -329,12 +319,12 @@ class Peer(Caller):
             may_have_run=stuck.may_have_run if stuck else None,
         )
 
-    def _about_call(self, error: MCPError, ticket: _Ticket[Any], phase: str, deadline: Deadline) -> MCPError:
+    def _about_call(self, error: MCPError, ticket: AnyTicket, phase: str, deadline: Deadline) -> MCPError:
         note = f"{ticket.question.method} to {self.name}"
         known = {**self._details(ticket.question.method, phase, deadline), **error.details}
         return error.about(note, may_have_run=error.may_have_run, **known)
 
-    def _about_answer(self, error: MCPError, ticket: _Ticket[Any]) -> dict[str, Any]:
+    def _about_answer(self, error: MCPError, ticket: AnyTicket) -> dict[str, Any]:
         unreadable = isinstance(error, (RemoteProtocolError, MessageTooLarge))
         return {
             "transport": self._channel.kind,
@@ -344,7 +334,7 @@ class Peer(Caller):
             "elapsed": round(time.monotonic() - ticket.started, 3),
         }
 
-    def _about_end(self, end: MCPError, ticket: _Ticket[Any]) -> MCPError:
+    def _about_end(self, end: MCPError, ticket: AnyTicket) -> MCPError:
         elapsed = round(time.monotonic() - ticket.started, 3)
         known: dict[str, Any] = {"transport": self._channel.kind, "server": self.name, "elapsed": elapsed}
         known["phase"] = end.details.get("phase", "wait")
@@ -366,8 +356,8 @@ class Peer(Caller):
         self.lane.post(done.set)
         await_event(done, deadline.remaining)
 
-    def _report(self, ticket: CallFuture[Any], error: str | None) -> None:
-        if self._feed.watched and isinstance(ticket, _Ticket):
+    def _report(self, ticket: AnyTicket | CallFuture[Any], error: str | None) -> None:
+        if self._feed.watched and isinstance(ticket, (Ticket, FutureTicket)):
             seconds = time.monotonic() - ticket.started
             self._feed.emit(Finished(self.name, ticket.question.method, ticket.request_id or 0, seconds, error))
 
@@ -425,7 +415,7 @@ class Peer(Caller):
         with self._lock:
             return self._session.unpack(batch)
 
-    def _settle(self, ticket: _Ticket[Any], result: dict[str, Any] | None, error: MCPError | None) -> None:
+    def _settle(self, ticket: AnyTicket, result: dict[str, Any] | None, error: MCPError | None) -> None:
         if error is not None:
             error.details = {**self._about_answer(error, ticket), **error.details}  # each call has an error of its own
         if self._feed.watched:
@@ -454,7 +444,7 @@ class Peer(Caller):
         else:
             self._feed.emit(Ignored(self.name, effect.why))
 
-    def _progress(self, ticket: _Ticket[Any], params: dict[str, Any], size: int) -> None:
+    def _progress(self, ticket: AnyTicket, params: dict[str, Any], size: int) -> None:
         if ticket.nested is not None:
             if not ticket.nested.offer(params, size):
                 self._count_drop()
@@ -463,7 +453,7 @@ class Peer(Caller):
         else:
             self._count_drop()
 
-    def _report_progress(self, ticket: _Ticket[Any], params: dict[str, Any]) -> None:
+    def _report_progress(self, ticket: AnyTicket, params: dict[str, Any]) -> None:
         if ticket.question.on_progress is not None:
             total, message = params.get("total"), params.get("message")
             try:

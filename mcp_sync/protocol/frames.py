@@ -132,6 +132,21 @@ class FrameCutter:
         """Whether we are inside a message that is over the limit."""
         return self._skipped is not None
 
+    def lone(self, data: bytes) -> tuple[int, int] | None:
+        """Say of a whole message in a frame that begins with the data: the bytes of its head, and of the whole frame.
+
+        None: it is something else, or too little, or in the middle of something: for ``feed``.
+        """
+        if len(data) < 2 or data[0] != 0x80 | TEXT or self._inside or self._begun or self._rest or self.over:
+            return None
+        size, head = data[1], 2
+        if size > LONGEST_CONTROL:
+            head = {126: 4, 127: 10}.get(size, 0)  # 0: it is masked, which only clients may do
+            if not 0 < head <= len(data):
+                return None
+            size = int.from_bytes(data[2:head], "big")
+        return (head, head + size) if size <= self.limit else None
+
     def feed(self, chunk: bytes) -> list[Item]:
         """Return all that the chunk completes, in order; a Closing or a Flaw is the last there will ever be."""
         items: list[Item] = []

@@ -42,6 +42,11 @@ class LineSplitter:
         self._tail = b""
         self._rest = bytearray()  # not a list of pieces: a piece of two bytes would take fifty
 
+    @property
+    def idle(self) -> bool:
+        """Whether nothing has come of the next line."""
+        return not self._rest and not self.skipped
+
     def feed(self, chunk: bytes) -> list[bytes | Overlong]:
         """Return the lines that the chunk completes, without their ends; blank ones are left out."""
         lines: list[bytes | Overlong] = []

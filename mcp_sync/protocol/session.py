@@ -203,6 +203,12 @@ class Session(Generic[T]):
             return self._stray(request_id, Malformed(str(error)))
         return Settle(ticket, None, error)
 
+    def close_books(self) -> None:
+        """Count as cancelled what was taken out and never counted, because Ctrl-C came in between."""
+        counted = self.counters
+        ended = counted.ok + counted.error + counted.timeout + counted.cancelled
+        counted.cancelled += counted.sent - ended - len(self._pending)
+
     def close(self) -> list[T]:
         """End the conversation; return the tickets of all who wait in vain."""
         self.closed = True

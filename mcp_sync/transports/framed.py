@@ -96,7 +96,8 @@ class WebSocketPipe(Pipe):
         self._packing = packing if given.compression is not None else None
         inflater = Inflater(given.compression.goes_on) if given.compression is not None else None
         self._cutter = frames.FrameCutter(limit, inflater)
-        self._rest = given.rest
+        self.lends = type(line) is Line  # to decrypt takes several steps, which Ctrl-C may tear
+        self._came: deque[bytes] = deque([given.rest] if given.rest else [])  # read, and not yet cut into messages
         self._wake, self._ring = os.pipe()  # never written to: it is hung up, for ever, when the pipe is to end
         self._lost = weakref.finalize(self, _discard, line, self._wake, self._ring)  # Ctrl-C, before anybody has this
         self._lost.atexit = False
@@ -126,8 +127,7 @@ class WebSocketPipe(Pipe):
             MessageTooLarge: It sends a message far over the limit, or one over it that does not come on.
         """
         while self._deadline is None and not self._ended:
-            chunk = self._rest or self._next_chunk()
-            self._rest = b""
+            chunk = self._next_chunk()
             messages = self._sorted(self._cutter.feed(chunk)) if chunk else []
             if messages:
                 return messages
@@ -141,23 +141,75 @@ class WebSocketPipe(Pipe):
 
     def _next_chunk(self) -> bytes:
         """Return what comes next; b"" where nothing did yet, or never will."""
-        if not self._poll.poll(min(self._patience(), POLL_SECONDS) * 1000):
-            self._look_at_clock()
-            return b""
-        if self._deadline is not None:
-            return b""
-        try:
-            chunk = self._line.read(READ_BYTES if self._cutter.wanted < READ_BYTES else LARGE_READ_BYTES)
-        except BlockingIOError:
-            return b""
-        except OSError as error:
-            self._broken, self._why = error, "broke"
-            return b""
+        if not self._came:
+            if not self._poll.poll(min(self._patience(), POLL_SECONDS) * 1000):
+                self._look_at_clock()
+                return b""
+            if self._deadline is not None or not self._keep(self._cutter.wanted):
+                return b""
+        chunk = self._came.popleft()
         if not chunk:
             self._why = "ended without a close frame"
             return b""
         self._heard, self._asked = time.monotonic(), None
         return chunk
+
+    def _keep(self, wanted: int) -> bool:
+        """Keep what can be read at once; False: nothing can."""
+        try:
+            self._line.read_to(self._came, READ_BYTES if wanted < READ_BYTES else LARGE_READ_BYTES)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            self._broken, self._why = error, "broke"
+            return False
+        return True
+
+    # -- reading in small steps, by whoever has the seat --------------------------------------------------------------
+
+    def fetch(self, seconds: float) -> bool:
+        """Wait so long for bytes, and keep them; False: none came, or there is something else to see to."""
+        if self._deadline is not None or self._ended or self._asked is not None or self._cutter.skipping:
+            return False
+        if self._keepalive.interval is not None:
+            seconds = min(seconds, max(0.0, self._heard + self._keepalive.interval - time.monotonic()))
+        ready = self._poll.poll(min(seconds, POLL_SECONDS) * 1000)
+        if len(ready) != 1 or ready[0][0] == self._wake or not self._keep(READ_BYTES if self._came else 0):
+            return False
+        self._heard = time.monotonic()
+        return bool(self._came[-1])
+
+    def whole(self) -> bytes | None:
+        """Return what was fetched, if it is one frame and that is one message."""
+        came = self._came
+        lone = self._cutter.lone(came[0]) if came else None
+        if lone is None or lone[1] != sum(map(len, came)):
+            return None
+        return b"".join((memoryview(came[0])[lone[0] :], *list(came)[1:])) if len(came) > 1 else came[0][lone[0] :]
+
+    def partial(self) -> bool:
+        """Whether what was fetched is the beginning of one message."""
+        lone = self._cutter.lone(self._came[0]) if self._came else None
+        return lone is not None and lone[1] > sum(map(len, self._came))
+
+    def taken(self) -> None:
+        """Forget what was fetched."""
+        self._came.clear()
+
+    def cut(self) -> Sequence[bytes | Overlong]:
+        """Return the messages in what was fetched, and take note of all else."""
+        messages: list[bytes | Overlong] = []
+        while self._came and not self._ended:
+            messages += self._sorted(self._cutter.feed(self._came.popleft()))
+        return messages
+
+    def is_over(self) -> bool:
+        """Whether the server has closed the connection, or is about to."""
+        if self._ended:
+            return True
+        if self._came or not self._poll.poll(0):
+            return False
+        return self._line.peek(1) in (b"", bytes([0x80 | frames.CLOSE]))
 
     def _sorted(self, items: list[frames.Item]) -> list[bytes | Overlong]:
         """Return the messages, and take note of all else."""

@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 import weakref
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -54,9 +55,11 @@ class Outgoing:
         size: Its bytes.
     """
 
+    __slots__ = ("_data", "_sent", "size")
+
     def __init__(self, data: bytes = b"") -> None:
         self.size = len(data)
-        self._data = memoryview(data)
+        self._data = data
         self._sent: list[int] = []
 
     @property
@@ -64,14 +67,18 @@ class Outgoing:
         """How many bytes were written."""
         return sum(self._sent)
 
-    def write_to(self, descriptor: int) -> None:
-        """Write what is possible at once; raises as os.write does."""
+    def write_to(self, descriptor: int) -> bool:
+        """Write what is possible at once; True: that was the rest. Raises as os.write does."""
         # One call for the interpreter: Ctrl-C cannot come between writing and taking note of how much was written.
-        self._sent.extend(map(os.write, (descriptor,), (self._data[self.sent :],)))
+        self._sent.extend(map(os.write, (descriptor,), (self._rest(),)))
+        return sum(self._sent) == self.size
 
-    def write_by(self, send: Callable[[memoryview], int]) -> None:
+    def write_by(self, send: Callable[[bytes | memoryview], int]) -> None:
         """Write what is possible at once by a function, ``socket.send``; raises as that does."""
-        self._sent.extend(map(send, (self._data[self.sent :],)))
+        self._sent.extend(map(send, (self._rest(),)))
+
+    def _rest(self) -> bytes | memoryview:
+        return memoryview(self._data)[self.sent :] if self._sent else self._data
 
 
 class ChildPipe(Pipe):
@@ -95,6 +102,7 @@ class ChildPipe(Pipe):
     """
 
     kind = "stdio"
+    lends = True
 
     def __init__(
         self,
@@ -126,7 +134,8 @@ class ChildPipe(Pipe):
         self._ending = threading.Lock()  # guards _deadline, _ring
         self._deadline: Deadline | None = None
         self._lines = LineSplitter(limit)
-        self._outgoing = Outgoing()
+        self._came: deque[bytes] = deque()  # read, and not yet cut into lines
+        self._outgoing: Outgoing | None = None
         self._status: Any = _WAITING
         self._since, self._lived = time.monotonic(), 0.0
         self._watch: Watch | None = None
@@ -146,6 +155,9 @@ class ChildPipe(Pipe):
 
     def read(self) -> Sequence[bytes | Overlong]:
         """Wait for at least one line; an empty answer is the end of stdout, or of the process."""
+        lines, ended = self._cut()
+        if lines or ended:
+            return lines
         while self._deadline is None and not self._endless and self._excess is None:
             self._watch_stdout(not self._paused)
             ready = self._wait(None if self._pidfd >= 0 else 1.0)
@@ -209,18 +221,68 @@ class ChildPipe(Pipe):
 
     def _read_stdout(self) -> tuple[list[bytes | Overlong], bool]:
         try:
-            chunk = os.read(self._stdout, READ_BYTES)
+            self._came.append(os.read(self._stdout, READ_BYTES))
         except BlockingIOError:
             return [], False
         except OSError:
-            chunk = b""
-        if not chunk:
-            rest = self._lines.flush().strip()
-            return ([rest] if rest.endswith(b"}") else []), True
-        lines = self._lines.feed(chunk)
+            self._came.append(b"")
+        return self._cut()
+
+    def _cut(self) -> tuple[list[bytes | Overlong], bool]:
+        """Return the lines in what has come, and whether that is the end."""
+        lines: list[bytes | Overlong] = []
+        while self._came:
+            chunk = self._came.popleft()
+            if not chunk:
+                rest = self._lines.flush().strip()
+                return ([*lines, rest] if rest.endswith(b"}") else lines), True
+            lines += self._lines.feed(chunk)
         self.asides.take_stdout(lines)
         self._endless = self._lines.skipped > ENDLESS_FACTOR * self._lines.limit
         return lines, False
+
+    # -- reading in small steps, by whoever has the seat --------------------------------------------------------------
+
+    def fetch(self, seconds: float) -> bool:
+        """Wait so long for bytes from stdout alone; False: none came, or there is something else to see to."""
+        if self._paused or self._deadline is not None or self._excess is not None:
+            return False
+        ready = self._poll.poll(min(seconds, POLL_SECONDS) * 1000)
+        if len(ready) != 1 or ready[0][0] != self._stdout:
+            return False
+        try:
+            # One call for the interpreter: Ctrl-C cannot come between reading and keeping what was read.
+            self._came.extend(map(os.read, (self._stdout,), (READ_BYTES,)))
+        except OSError:
+            return False
+        return bool(self._came[-1])
+
+    def whole(self) -> bytes | None:
+        """Return what was fetched, if it is one line that ends there."""
+        if not self._came or not self._came[-1].endswith(b"\n") or not self._lines.idle:
+            return None
+        chunk = self._came[0] if len(self._came) == 1 else b"".join(self._came)
+        line = chunk.strip(b" \t\r\n")
+        return line if line.startswith(b"{") and b"\n" not in line and len(line) <= self._lines.limit else None
+
+    def partial(self) -> bool:
+        """Whether what was fetched is the beginning of one line, and not more than may be kept."""
+        if not self._came or not self._lines.idle or b"\n" in self._came[-1]:
+            return False
+        return len(self._came) * READ_BYTES <= self._lines.limit
+
+    def taken(self) -> None:
+        """Forget what was fetched."""
+        self._came.clear()
+
+    def cut(self) -> Sequence[bytes | Overlong]:
+        """Return the lines in what was fetched."""
+        return self._cut()[0]
+
+    def is_over(self) -> bool:
+        """Whether the process has ended, or closed its stdout."""
+        ready = self._poll.poll(0)
+        return any(descriptor == self._pidfd or event & select.POLLHUP for descriptor, event in ready)
 
     def _last_lines(self) -> list[bytes | Overlong]:
         """Return what the process wrote before it ended: no more than a pipe holds; what follows is a grandchild's."""
@@ -256,30 +318,32 @@ class ChildPipe(Pipe):
 
     def write(self, data: bytes, deadline: Deadline) -> None:
         """Write one line. What a message before it left half written goes first, so lines are never torn."""
-        self._write_rest(self._outgoing, deadline)
+        if self._outgoing is not None:
+            self._write_rest(self._outgoing, deadline)
         self._outgoing = message = Outgoing(data + b"\n")
         try:
             self._write_rest(message, deadline)
         except BaseException as error:
             if not message.sent:
-                self._outgoing = Outgoing()
+                self._outgoing = None
             elif isinstance(error, MCPTimeoutError):
                 text = f"{message.sent} of {message.size} bytes written, the server reads no more"
                 raise MCPTimeoutError(text) from error
             raise
-        self._outgoing = Outgoing()
 
     def _write_rest(self, message: Outgoing, deadline: Deadline) -> None:
         while message.sent < message.size:
             try:
-                message.write_to(self._stdin)
+                if message.write_to(self._stdin):
+                    break
             except BlockingIOError:
                 self._await_room(deadline)
             except OSError as error:
-                self._outgoing = Outgoing()
+                self._outgoing = None
                 if self._excess is not None:  # it has just been killed, and the reader has not said so yet
                     raise MCPConnectionError(f"{self.name} {self._fate()}", details=self.explain()) from error
                 raise MCPConnectionError(f"the server's stdin is closed ({os.strerror(error.errno or 0)})") from error
+        self._outgoing = None
 
     def _await_room(self, deadline: Deadline) -> None:
         room = select.poll()

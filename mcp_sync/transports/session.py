@@ -281,6 +281,6 @@ def _progress(progress: float, total: float | None, message: str | None) -> dict
 
 
 def _checked(params: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-    if params is not None and not isinstance(params, Mapping):
+    if params is not None and type(params) is not dict and not isinstance(params, Mapping):
         raise TypeError(f"params must be a dict, not {type(params).__name__} ({params!r})")
     return params

@@ -217,7 +217,7 @@ def test_a_thousand_closes_by_the_server_leave_no_descriptor() -> None:
             go_round()
         until(lambda: server.connected == 0)
         assert descriptors() == before
-        assert threading.active_count() == threads
+        assert threading.active_count() <= threads
         assert time.monotonic() - began < 30
 
 

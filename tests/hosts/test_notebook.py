@@ -17,7 +17,7 @@ from hosts import install
 from hosts.nursery import HERE, ROOT, Servers, clean_environment, until
 
 NOTEBOOK = ROOT / "examples" / "notebook.ipynb"
-AT_ONCE = 1.0
+AT_ONCE = 3.0
 PATIENCE = 25.0
 
 

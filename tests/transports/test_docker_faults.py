@@ -24,7 +24,7 @@ from mcp_sync.transports import owners
 
 PATIENCE = 20.0
 T = 0.4
-NOISE = float(os.environ.get("MCP_SYNC_TEST_MS", "250")) / 1000
+NOISE = float(os.environ.get("MCP_SYNC_TEST_MS", "750")) / 1000
 TESTS = Path(__file__).resolve().parents[1]
 BEFORE = ("version", "list", "create", "attach", "start")
 """The calls by which a container comes to be."""
