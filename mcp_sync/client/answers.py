@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import pathlib
 from collections.abc import Mapping
-from typing import Any, ClassVar, TypeVar, cast
+from typing import Any, ClassVar, TypeVar
 
 from ..exceptions import RemoteProtocolError, ToolError
 from ..models import BaseModel, TypeAdapter, ValidationError, dump, types
@@ -86,9 +86,10 @@ def parse(model: type[M], raw: Mapping[str, Any], method: str) -> M:
         RemoteProtocolError: It does not fit; the text names the first field that does not.
     """
     try:
-        return cast(M, model.__pydantic_validator__.validate_python(raw))  # what model_validate does, and no more
+        parsed: M = model.__pydantic_validator__.validate_python(raw)  # what model_validate does, and no more
     except ValidationError as error:
         raise _misfit(error, method) from None
+    return parsed
 
 
 def _misfit(error: ValidationError, method: str) -> RemoteProtocolError:

@@ -41,6 +41,8 @@ class Asker:
 
     def ask(self, question: Question[Any], deadline: Deadline) -> dict[str, Any]:
         """Ask, and wait for the final result; raises as Caller.call says."""
+        if self.caller.agreement.era.server_asks:  # then answers are not kept, nor do they take rounds
+            return self.caller.call(question, deadline)
         try:
             return self._ask_or_know(question, deadline)
         except JSONRPCError as error:
@@ -55,7 +57,7 @@ class Asker:
 
     def _ask_or_know(self, question: Question[Any], deadline: Deadline) -> dict[str, Any]:
         cache = self._cache
-        if cache is None or self.caller.agreement.era.server_asks:
+        if cache is None:
             return self._ask(question, deadline)[0]
         fresh = cache.get(question.method, question.params)
         if fresh is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import logging
 import os
@@ -211,7 +212,7 @@ class Client:
 
     def _connected(self, deadline: Deadline, again: bool = False) -> Asker:
         asker = self._asker
-        if asker is not None and not self._closed and (not asker.caller.over or not again):
+        if asker is not None and not self._closed and (not again or not asker.caller.over):
             return asker  # one that is over says itself why
         try:
             return self._connect(deadline)
@@ -690,15 +691,22 @@ class Client:
         return list(self._connected(deadline).pages(method, key, deadline))
 
     def _tool_result(self, asker: Asker, name: str, raw: dict[str, Any], deadline: Deadline) -> ToolResult:
-        from . import answers
-
         state = created(raw)
         if state is not None:
             return self._task(asker, name, state).result(_left(deadline))
         schema = None
         if "structuredContent" in raw and not raw.get("isError"):
             schema = self._tools.output_schema(asker, name, deadline)
-        return answers.tool_result(raw, name, schema)
+        result: ToolResult = _answers().tool_result(raw, name, schema)
+        return result
+
+
+@functools.cache
+def _answers() -> Any:
+    """Return the module of the typed answers, which takes its time to be imported, once."""
+    from . import answers
+
+    return answers
 
 
 def _left(deadline: Deadline) -> float:

@@ -28,6 +28,8 @@ def tool_question(
     name: object, arguments: object, on_progress: OnProgress | None, meta: Mapping[str, Any] | None
 ) -> Question[Any]:
     """Return a call of a tool."""
+    if type(name) is str and type(arguments) is dict and not meta and on_progress is None:  # by far the most frequent
+        return Question("tools/call", {"name": name, "arguments": dict(arguments)})
     params: dict[str, Any] = {"name": checked_name(name), "arguments": dict(checked_arguments(arguments))}
     if meta:
         params["_meta"] = dict(checked_dict("meta", meta))

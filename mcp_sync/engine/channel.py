@@ -337,7 +337,7 @@ class PipeChannel(Channel):
                 may_have_run=False,
             )
         try:
-            if self._pipe.lends:
+            if self._pipe.lends and (len(data) > LARGE or self._seat.stale):
                 self._look_ahead(len(data), deadline)
             self._write(data, deadline)
         except MCPConnectionError:
@@ -377,13 +377,15 @@ class PipeChannel(Channel):
         return False
 
     def _write(self, data: bytes, deadline: Deadline) -> None:
-        self._check_open()
+        if self._closing:
+            self._check_open()
         writing = self._writing
         if not (writing.acquire(blocking=False) or writing.acquire(timeout=deadline.remaining)):
             self._check_open()
             raise MCPTimeoutError("another thread's message is still being written", may_have_run=False)
         try:
-            self._check_open()
+            if self._closing:
+                self._check_open()
             self._pipe.write(data, deadline)
         finally:
             writing.release()
@@ -476,7 +478,8 @@ class PipeChannel(Channel):
         self._seat.keep()
         while pieces := self._pipe.read():
             for message in self._decoded(pieces):
-                self._met(message)
+                if self._expected:
+                    self._met(message)
                 yield message
             if len(pieces) >= FLOOD:
                 time.sleep(0)
@@ -523,7 +526,8 @@ class PipeChannel(Channel):
 
     def _deliver(self, message: Message) -> None:
         assert self._sink is not None
-        self._met(message)
+        if self._expected:
+            self._met(message)
         self._sink.received(message)
 
     def _decoded(self, pieces: Sequence[bytes | Overlong]) -> Iterator[Message]:
@@ -539,8 +543,7 @@ class PipeChannel(Channel):
 
     def _met(self, message: Message) -> None:
         """Expect it no more."""
-        if self._expected:
-            self._expected.discard(getattr(message, "id", None) or getattr(message, "answers", None) or 0)
+        self._expected.discard(getattr(message, "id", None) or getattr(message, "answers", None) or 0)
 
     def _decode(self, piece: bytes | Overlong) -> Message | None:
         if isinstance(piece, bytes):

@@ -128,9 +128,9 @@ class Peer(Caller):
     def call(self, question: Question[Any], deadline: Deadline) -> dict[str, Any]:
         """Ask, and wait for the result; raises as Caller.call says."""
         ticket = Ticket(question)
-        self._enter(question, ticket)
         stuck: MCPTimeoutError | None = None
         try:
+            self._enter(question, ticket)
             if question.on_progress is not None and self.lane.is_current:
                 ticket.nested = Backlog()
                 self._channel.expect(ticket.request_id)
@@ -143,7 +143,7 @@ class Peer(Caller):
             raise
         except BaseException:  # Ctrl-C too: whoever leaves must not be answered any more
             if not self._leave(ticket, "cancelled", "the caller left"):
-                self._close_books()
+                self._close_books(ticket)
             raise
         try:
             if not in_time:
@@ -157,7 +157,13 @@ class Peer(Caller):
     def submit(self, question: Question[R], deadline: Deadline) -> CallFuture[R]:
         """Ask, and return a future that is resolved by the deadline in any case."""
         ticket = FutureTicket(question, self)
-        self._enter(question, ticket)
+        try:
+            self._enter(question, ticket)
+        except MCPError:
+            raise
+        except BaseException:
+            self._close_books(ticket)
+            raise
         try:
             if not question.open_ended:
                 ticket.expire(deadline, lambda: self._expire(ticket, deadline))
@@ -252,12 +258,14 @@ class Peer(Caller):
         if self._feed.watched:
             self._feed.emit(Called(self.name, request.method, request.id))
         try:
-            self._flush_first(deadline)
+            if self._outbox or self._in_hand:
+                self._flush_first(deadline)
             carry(request, deadline)
         except MCPTimeoutError:
             raise
         except MCPConnectionError as error:
-            # The reader knows why the connection ended, and is about to say so to every call.
+            # The keeper knows why the connection ended, and is about to say so to every call.
+            ticket.unsent = error.may_have_run is False
             if ticket.wait(min(VERDICT_SECONDS, deadline.remaining)):
                 return
             raise self._about_call(error, ticket, "send", deadline) from error
@@ -291,10 +299,10 @@ class Peer(Caller):
         self._report(ticket, _ENDED_BY[why])
         return True
 
-    def _close_books(self) -> None:
-        """Count a call that Ctrl-C cut in two between leaving the Session and being counted there."""
+    def _close_books(self, ticket: AnyTicket) -> None:
+        """See to a call that Ctrl-C came to between entering or leaving the Session and being known there or here."""
         with self._lock:
-            self._session.close_books()
+            self._session.close_books(ticket)
 
     def _stop_waiting(self, ticket: Ticket, deadline: Deadline, stuck: MCPTimeoutError | None) -> None:
         """Raise the timeout, unless the answer came at the last moment: then it is in the ticket."""
@@ -372,7 +380,7 @@ class Peer(Caller):
         with self._lock:
             effect = self._session.received(message)
         if type(effect) is effects.Settle:  # by far the most frequent
-            self._settle(effect.ticket, effect.result, effect.error)
+            self._settle(*effect)
             return
         if type(message) is Notification:
             self._feed.route(message.method, message.as_dict)

@@ -69,6 +69,11 @@ class Seat:
         """Whether the keeper sits."""
         return self._kept
 
+    @property
+    def stale(self) -> bool:
+        """Whether nobody may have read for a moment."""
+        return not self._kept and time.monotonic() - self._left > STALE_SECONDS
+
     # -- the keeper ---------------------------------------------------------------------------------------------------
 
     def fill(self, work: Callable[[], None]) -> None:
@@ -125,8 +130,8 @@ class Seat:
     # -- callers ------------------------------------------------------------------------------------------------------
 
     def glance(self, look: Callable[[], bool]) -> bool:
-        """Look around, if nobody reads, nor has for a moment; what is true then is for the keeper."""
-        if self._kept or time.monotonic() - self._left < STALE_SECONDS or not self._sit_down():
+        """Look around, if nobody reads; what is true then is for the keeper."""
+        if not self._sit_down():
             return False
         try:
             found = look()
@@ -150,7 +155,7 @@ class Seat:
             read: Reads until the call is over, or its time is; False: something has come that is for the keeper.
         """
         try:
-            if self._sit_down():
+            if not self._called and self._place.acquire(blocking=False):
                 self._sit(call, deadline, read)
             while not (call.over or deadline.expired):
                 if self._sit_down() or self._line_up(call):

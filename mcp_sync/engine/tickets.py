@@ -6,6 +6,7 @@ import threading
 import time
 from typing import Any, Generic, TypeAlias, TypeVar
 
+from ..exceptions import MCPTransportError
 from ..protocol.messages import Request, RequestId
 from .backlog import Backlog
 from .caller import CallFuture, Owner, Question
@@ -29,6 +30,7 @@ class Ticket:
         nested: Where its progress goes when the caller is the lane itself: the caller runs the callback.
         progress_posted: Whether callbacks are on the lane that have to finish before the call returns.
         over: Whether the call is over.
+        unsent: Whether it is certain that not a byte of the request was written.
     """
 
     __slots__ = (
@@ -42,6 +44,7 @@ class Ticket:
         "request",
         "request_id",
         "started",
+        "unsent",
     )
 
     def __init__(self, question: Question[Any]) -> None:
@@ -52,6 +55,7 @@ class Ticket:
         self.nested: Progress | None = None
         self.progress_posted = False
         self.over = False
+        self.unsent = False
         self._result: dict[str, Any] | None = None
         self._error: BaseException | None = None
         self._gate = threading.Lock()  # guards nothing: the caller waits for it to be opened
@@ -64,7 +68,10 @@ class Ticket:
         """End the call. For whoever took it out of the Session, and nobody else."""
         self._result, self._error = result, error
         self.over = True
-        self.beckon()
+        try:
+            self._gate.release()
+        except RuntimeError:
+            pass  # it is awake already
 
     def beckon(self) -> None:
         """Wake the caller: the call is over, or it is its turn to read."""
@@ -88,6 +95,8 @@ class Ticket:
         """Return the result of a call that is over as it came, or raise its error."""
         error, self._error = self._error, None
         if error is not None:
+            if self.unsent and isinstance(error, MCPTransportError):
+                error.may_have_run = False  # which whoever ended the call could not know
             try:
                 raise error
             finally:
@@ -109,6 +118,7 @@ class FutureTicket(CallFuture[R], Generic[R]):
         started: When it was asked.
         nested: None: nobody waits who could run a callback.
         progress_posted: As in a Ticket.
+        unsent: Likewise.
     """
 
     def __init__(self, question: Question[R], owner: Owner) -> None:
@@ -117,6 +127,7 @@ class FutureTicket(CallFuture[R], Generic[R]):
         self.started = time.monotonic()
         self.nested: Progress | None = None
         self.progress_posted = False
+        self.unsent = False
 
 
 AnyTicket: TypeAlias = "Ticket | FutureTicket[Any]"

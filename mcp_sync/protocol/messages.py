@@ -245,8 +245,10 @@ def decode(raw: bytes, max_depth: int = MAX_DEPTH) -> Message:
             _encode(content).encode("utf-8")  # refuses a lone surrogate, which nothing could send on
     except (ValueError, RecursionError) as error:
         return _unreadable(raw, error)
-    if type(content) is dict and len(content) == 3 and "result" in content and not _answer_flaw(content):
-        return Result(content["id"], content["result"])  # by far the most frequent
+    if type(content) is dict and len(content) == 3 and content.get("jsonrpc") == "2.0":  # by far the most frequent
+        id_, result = content.get("id"), content.get("result")
+        if type(result) is dict and (type(id_) is int or type(id_) is str):
+            return Result(id_, result)
     return _as_message(content, raw)
 
 

@@ -70,15 +70,15 @@ class Outgoing:
     def write_to(self, descriptor: int) -> bool:
         """Write what is possible at once; True: that was the rest. Raises as os.write does."""
         # One call for the interpreter: Ctrl-C cannot come between writing and taking note of how much was written.
-        self._sent.extend(map(os.write, (descriptor,), (self._rest(),)))
+        self._sent.extend(map(os.write, (descriptor,), (self._rest() if self._sent else self._data,)))
         return sum(self._sent) == self.size
 
     def write_by(self, send: Callable[[bytes | memoryview], int]) -> None:
         """Write what is possible at once by a function, ``socket.send``; raises as that does."""
         self._sent.extend(map(send, (self._rest(),)))
 
-    def _rest(self) -> bytes | memoryview:
-        return memoryview(self._data)[self.sent :] if self._sent else self._data
+    def _rest(self) -> memoryview:
+        return memoryview(self._data)[self.sent :]
 
 
 class ChildPipe(Pipe):
@@ -332,7 +332,7 @@ class ChildPipe(Pipe):
             raise
 
     def _write_rest(self, message: Outgoing, deadline: Deadline) -> None:
-        while message.sent < message.size:
+        while True:
             try:
                 if message.write_to(self._stdin):
                     break
