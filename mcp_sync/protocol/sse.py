@@ -29,6 +29,7 @@ _PLAIN = re.compile(
     rb"(id:[^\n\0]*\n)?(?:event: ?message\n)?"
     rb"((?:(?:event|id):[^\n\0]*\n){0,4}data:.*(?:\n(?:event|id):[^\n\0]*){0,4})"
 )
+_USUAL = b"event: message\n"
 _FIELD = re.compile(rb"([^:\n]*)(?:: ?(.*))?\n?")
 # Bytes that no JSON text holds and no parser takes for the end of a line.
 _RARE = [bytes([code]) for code in (0x1F, *range(0x01, 0x09), *range(0x0E, 0x1C))]
@@ -188,7 +189,10 @@ class BlockCutter:
         except UnicodeDecodeError as error:
             items.append(NotText(f"{error.reason} at byte {error.start}", block[:KEPT_HEAD]))
             return
-        if plain := _PLAIN.fullmatch(block):
+        simple = block.removeprefix(_USUAL)
+        if simple.startswith(b"data: ") and b"\n" not in simple:
+            items.append(Block(simple + b"\n\n"))
+        elif plain := _PLAIN.fullmatch(block):
             items.append(Block(b"%b%b\n\n" % plain.groups(b"")))
         elif (folded := _folded(block)) is not None:
             items.append(folded)

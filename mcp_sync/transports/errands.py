@@ -9,7 +9,6 @@ import functools
 import gzip
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -32,8 +31,9 @@ from ..protocol.messages import Failure, Malformed, RequestId, decode
 from ..protocol.origins import same_origin
 from ..protocol.redact import MASK, mask, names_a_secret, redact_url
 from ..protocol.sse import Event
+from .exchanges import Exchange
 from .passport import SHORT, Passport, forms, hide, secrets_in_query
-from .web import Exchange, Reply, Web
+from .web import Reply, Web
 
 JSON, EVENTS, LINES = "application/json", "text/event-stream", ("application/x-ndjson", "application/jsonl")
 
@@ -58,18 +58,17 @@ class Errand:
 
     Args:
         deadline: When it has to be over; None never.
+
+    Attributes:
+        dropped: Whether nobody wants the answer any more.
     """
 
     def __init__(self, deadline: Deadline | None) -> None:
         self.deadline = deadline
-        self._dropped = threading.Event()
+        self.dropped = False
+        self._sleeper: threading.Event | None = None  # few errands ever sleep, and making one takes its time
         self._exchange: Exchange | None = None
         self._interrupt: Callable[[], object] | None = None
-
-    @property
-    def dropped(self) -> bool:
-        """Whether nobody wants the answer any more."""
-        return self._dropped.is_set()
 
     def on(self, exchange: Exchange) -> Exchange:
         """Be at this exchange from now on, and return it."""
@@ -80,8 +79,10 @@ class Errand:
 
     def drop(self) -> None:
         """Give it up. From any thread, at any time."""
-        self._dropped.set()
-        interrupt, exchange = self._interrupt, self._exchange
+        self.dropped = True
+        interrupt, exchange, sleeper = self._interrupt, self._exchange, self._sleeper
+        if sleeper is not None:
+            sleeper.set()
         if interrupt is not None:
             interrupt()
         if exchange is not None:
@@ -101,7 +102,9 @@ class Errand:
     def sleep(self, seconds: float) -> bool:
         """Wait; False: it has been dropped, or its time has passed."""
         left = LONGEST_TIMEOUT if self.deadline is None else self.deadline.remaining
-        await_event(self._dropped, min(seconds, left, threading.TIMEOUT_MAX))
+        self._sleeper = threading.Event()
+        if not self.dropped:  # else whoever dropped it may have seen no sleeper
+            await_event(self._sleeper, min(seconds, left, threading.TIMEOUT_MAX))
         return not self.dropped and seconds <= left
 
 
@@ -117,8 +120,8 @@ class Cursor:
         self.last_id: str | None = None
         self.fruitless = 0
         self._retry = 0.0
-        self._seen: OrderedDict[int, None] = OrderedDict()  # hashes: ids may be long
-        self._before: set[int] = set()
+        self._seen: dict[int, None] = {}  # hashes, oldest first: ids may be long
+        self._before: frozenset[int] = frozenset()
 
     def takes(self, event: Event) -> bool:
         """Take note of an event; False: it is one that came before the stream was opened again."""
@@ -132,12 +135,12 @@ class Cursor:
         if event.id:
             self._seen[hash(event.id)] = None
             if len(self._seen) > SEEN_EVENTS:
-                self._seen.popitem(last=False)
+                del self._seen[next(iter(self._seen))]
         return True
 
     def pause(self, least: float = LEAST_PAUSE) -> float:
         """Return the seconds to wait before opening it again: what the server said, and longer each time in vain."""
-        self._before = set(self._seen)
+        self._before = frozenset(self._seen)
         patience = min(LONGEST_PAUSE, least * 2.0 ** min(self.fruitless, 20))
         self.fruitless += 1
         return max(self._retry, patience)
@@ -214,7 +217,7 @@ class Courier:
         except MCPError as error:
             hide(error, self._told(url, headers))
             raise
-        vars(reply)["told"] = functools.partial(self._told, url, headers)  # only errors want to know, and it takes time
+        reply.told = functools.partial(self._told, url, headers)  # only errors want to know, and it takes time
         return reply
 
     def _told(self, url: str, headers: Mapping[str, str]) -> set[str]:
@@ -246,7 +249,7 @@ def read_whole(
         raise _too_large(reply, limit)
     pieces: list[bytes] = []
     size = 0
-    while piece := reply.read(replies.piece):
+    while not reply.ended and (piece := reply.read(replies.piece)):
         pieces.append(piece)
         size += len(piece)
         if size > limit:
@@ -313,8 +316,7 @@ def _without_half(text: str, secrets: Iterable[str]) -> str:
 
 def secrets_of(reply: Reply) -> set[str]:
     """Return what must not be told of a reply: what its request told the server, as far as it is known."""
-    told: Callable[[], Iterable[str]] = getattr(reply, "told", tuple)
-    return forms({*told(), *getattr(reply, "secrets", ()), *secrets_in_query(reply.url)})
+    return forms({*reply.told(), *reply.secrets, *secrets_in_query(reply.url)})
 
 
 def unreadable(reply: Reply, flaw: Malformed, body: bytes, method: str) -> MCPError:

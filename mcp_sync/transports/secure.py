@@ -109,6 +109,8 @@ _UNSENT = "the request to {shown} cannot be sent ({name})"
 _BY_NAME = {
     "RemoteDisconnected": "{shown} closed the connection without a reply",
     "BadStatusLine": "what {shown} said is no HTTP ({name}); does the server speak https?",
+    "BadHeader": _UNSENT,
+    "BadFraming": "the chunks of the reply from {shown} are none",
     "InvalidHeader": _UNSENT,
     "InvalidURL": _UNSENT,
     "LocationParseError": _UNSENT,

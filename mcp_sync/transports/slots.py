@@ -29,16 +29,25 @@ class Slots:
 
     def take(self, who: object, patience: Deadline) -> bool:
         """Take a place, waiting for it; False: the time has passed."""
+        return self._taken(who) or self._wait(who, patience)
+
+    def _taken(self, who: object) -> bool:
+        with self._lock:
+            if len(self._holders) >= self._most:
+                return False
+            self._holders.add(who)
+            return True
+
+    def _wait(self, who: object, patience: Deadline) -> bool:
         turn = threading.Lock()  # guards nothing: it is released when it may be our turn
         turn.acquire()
         try:
             while True:
                 with self._lock:
-                    if len(self._holders) < self._most:
-                        self._holders.add(who)
-                        return True
                     if turn not in self._waiting:
                         self._waiting.append(turn)
+                if self._taken(who):
+                    return True
                 if not turn.acquire(timeout=min(patience.remaining, LOOK_SECONDS)) and patience.expired:
                     return False
         finally:

@@ -92,6 +92,8 @@ from .keeping import SessionKeeper
 from .passport import Passport, hide, request_headers
 from .web import Reply, Web
 
+ANSWERS = f"{JSON}, {EVENTS}"
+"""What a request may be answered with."""
 GREETING_SECONDS, GREETING_SHARE = 1.0, 1 / 4
 """How long a conversation waits for the stream of what the server says unasked: seconds, and share of the timeout."""
 FAREWELL_SECONDS, EXIT_FAREWELL_SECONDS = 2.0, 0.3
@@ -365,8 +367,11 @@ class HttpChannel(Channel):
         body, packed = compressed(body, self._packing)
 
         def headers() -> dict[str, str]:
-            accepted = self._headers(JSON + ", " + EVENTS)
-            return {**accepted, **packed, **self._mirrored(message), "Content-Type": JSON}
+            headers = self._headers(ANSWERS)
+            headers.update(packed)
+            headers.update(self._mirrored(message))
+            headers["Content-Type"] = JSON
+            return headers
 
         return self._courier.send("POST", errand, headers, body, counted=not open_ended)
 
@@ -463,6 +468,9 @@ class HttpChannel(Channel):
         Raises:
             RemoteProtocolError: It is an answer that cannot be read, or one to somebody else.
         """
+        if isinstance(message, Notification):
+            self._received(message)
+            return False
         if isinstance(message, Batch):
             return self._take_batch(request, message)
         if isinstance(message, Malformed):
@@ -523,10 +531,8 @@ class HttpChannel(Channel):
                     return True
 
     def _take_event(self, request: Request, item: Event | TooLong | NotText, cursor: Cursor) -> bool:
-        if isinstance(item, TooLong):
-            raise too_large(item.head, b"", item.limit).as_error(request.method)
-        if isinstance(item, NotText):
-            raise RemoteProtocolError(f"{request.method}: an event that is no text: {item.reason}", may_have_run=None)
+        if not isinstance(item, Event):
+            raise _bad_event(request, item)
         is_new = cursor.takes(item)
         if item.name != "message" or not item.data:
             return False
@@ -805,6 +811,12 @@ class HttpChannel(Channel):
         """In a forked child: nothing can be asked any more; the descriptors have been given back."""
         self._forked = self._closing = True
         self._passport.forked()
+
+
+def _bad_event(request: Request, item: TooLong | NotText) -> MCPError:
+    if isinstance(item, TooLong):
+        return too_large(item.head, b"", item.limit).as_error(request.method)
+    return RemoteProtocolError(f"{request.method}: an event that is no text: {item.reason}", may_have_run=None)
 
 
 def _cut_short(error: MCPError) -> MCPError:

@@ -1,11 +1,11 @@
 """Web: HTTP requests within bounds; the one module that imports requests, and urllib3 below it.
 
-An Exchange is one request and its reply. At its deadline, or at any moment from any thread, it is *cut*: its socket is
-shut down, so that whatever it is doing ends, be it connecting, shaking hands, sending, or reading a head that never
-ends. ``requests`` alone bounds single reads, not the whole.
+Our own requests go straight from the pool's connection to the socket and back: the head and the body in one piece, and
+a reply whose head is as nearly all are is read right here (protocol/http1.py). Any other reply is left to urllib3, with
+the bytes that have come. Through a proxy, and with a session of the user's, requests sends and urllib3 reads.
 
-What is used of urllib3 beyond its documentation: ``_new_conn`` of its connections, ``_get_conn`` and ``_put_conn`` of
-its pools (seen to work with 2.8; tests/transports/test_web.py looks whether they are still there).
+What is used of urllib3 beyond its documentation: ``_new_conn`` of its connections and pools, ``_get_conn`` and
+``_put_conn`` of its pools (seen to work with 2.8; tests/transports/test_web.py looks whether they are still there).
 """
 
 from __future__ import annotations
@@ -17,29 +17,27 @@ import os
 import queue
 import socket
 import ssl
-import struct
 import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 import requests
 import urllib3
 from requests.adapters import HTTPAdapter
-from requests.cookies import RequestsCookieJar, get_cookie_header
+from requests.cookies import RequestsCookieJar, extract_cookies_to_jar, get_cookie_header
 from requests.hooks import default_hooks
 from requests.structures import CaseInsensitiveDict
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
-from urllib3.exceptions import NewConnectionError
+from urllib3.exceptions import ClosedPoolError, NewConnectionError
 from urllib3.util.connection import is_connection_dropped
 
-from ..deadlines import LONGEST_TIMEOUT, Deadline
-from ..engine.dispatch import Alarm, reaper
+from ..deadlines import Deadline
+from ..engine.dispatch import reaper
 from ..engine.interrupts import let_go
 from ..engine.lifetimes import tell_of_forks
 from ..exceptions import (
@@ -51,9 +49,12 @@ from ..exceptions import (
     RemoteProtocolError,
 )
 from ..policies import Connections, Replies, Trust
+from ..protocol.http1 import read_head, request_head
 from ..protocol.origins import allowed, is_loopback, origin_of, resolve, same_origin
 from ..protocol.redact import names_a_secret, redact_url
-from .resolving import look_up
+from .bodies import Body, HeadReader, SlimBody
+from .dialling import dial, shut_down
+from .exchanges import Cut, Exchange
 from .secure import in_words, tls_context
 from .slots import Slots
 
@@ -61,130 +62,17 @@ HARMLESS = frozenset({"accept", "accept-encoding", "content-encoding", "content-
 """Headers that may be shown to another origin, beside those that repeat what is in the body."""
 SHORT_SECRET = 6
 """Characters: what is shorter is not masked, for it would hide half of a text."""
+ROUTES = 16
+"""How many URLs are remembered with the way to them."""
 COOKIES, COOKIE_BYTES = 50, 4096
 """How many cookies of a server are kept, and how large each may be (RFC 6265, section 6.1)."""
+READ_BYTES = 1 << 16
+"""How much of a reply is read at first."""
+JOINED_BYTES = 1 << 14
+"""A body that is shorter is sent in one piece with its head."""
 
-
-
-class Exchange:
-    """One request and its reply, until somebody cuts it.
-
-    Threads: ``cut`` from any; all else by the one that has the exchange.
-
-    Args:
-        deadline: When it is cut; None never.
-        settings: What its connection is to be like, if a new one has to be made.
-        replies: Likewise.
-
-    Attributes:
-        sent: Whether anything of the request may have left this process.
-        counted: Whether it counts as one of the requests under way; one that stays open does not.
-        why: Why it was cut: ``timeout`` or ``closed``; empty as long as it was not.
-        failure: What kept the connection from being made.
-        via: The proxy that it goes through.
-        slots: Where its place is.
-    """
-
-    def __init__(
-        self, deadline: Deadline | None, settings: Connections | None = None, replies: Replies | None = None
-    ) -> None:
-        self.deadline = deadline
-        self.settings = settings or Connections()
-        self.replies = replies or Replies()
-        self.sent = False
-        self.counted = True
-        self.why = ""
-        self.failure: BaseException | None = None
-        self.via = ""
-        self.slots: Slots | None = None
-        self._wire: _Wire | None = None
-        self._response: requests.Response | None = None
-        self._alarm: Alarm | None = None
-        self._interrupt: Callable[[], object] = _nothing
-
-    def begin(self) -> None:
-        """Have it cut at its deadline; raises as Reaper.at does."""
-        if self.deadline is not None:
-            # Weakly: an exchange that Ctrl-C has torn from its owner is to go at once, and its place with it.
-            known = weakref.ref(self)
-            self._alarm = reaper.at(self.deadline, lambda: _expire(known))
-
-    def unbound(self) -> None:
-        """Let it go on for ever."""
-        self._call_off()
-        self.deadline = None
-
-    def end(self) -> None:
-        """Nothing is left to cut; its place is free."""
-        try:
-            self._call_off()
-        finally:
-            self._wire = self._response = None
-            if self.slots is not None:
-                self.slots.give(self)
-
-    def take(self, wire: _Wire) -> None:
-        """Use this connection; raises Cut where it is too late for that."""
-        self._wire = wire
-        wire.belong_to(self)
-        if self.why:
-            raise Cut
-
-    def watch(self, response: requests.Response) -> None:
-        """Cut this response, where the connection is none of ours."""
-        if self._wire is None:
-            self._response = response
-
-    def cut(self, why: str = "closed") -> None:
-        """End it, whatever it is doing. From any thread, at any time."""
-        self.why = self.why or why
-        self._interrupt()
-        wire, response = self._wire, self._response
-        if wire is not None:
-            wire.cut(self)
-        elif response is not None:
-            try:
-                response.raw.shutdown()
-            except Exception:  # whatever the user's adapter made of it; then its own timeouts have to do
-                pass
-
-    @contextmanager
-    def interrupting(self, interrupt: Callable[[], object]) -> Iterator[None]:
-        """Have a cut call this meanwhile; raises Cut where it came before."""
-        self._interrupt = interrupt
-        try:
-            if self.why:
-                raise Cut
-            yield
-        finally:
-            self._interrupt = _nothing
-
-    @property
-    def remaining(self) -> float:
-        """Seconds left."""
-        return LONGEST_TIMEOUT if self.deadline is None else self.deadline.remaining
-
-    def was_cut(self) -> bool:
-        """Tell whether somebody has cut it; may change from one moment to the next."""
-        return bool(self.why)
-
-    @property
-    def late(self) -> bool:
-        """Whether it was cut at its deadline, or would be now."""
-        return self.why == "timeout" or (not self.why and self.deadline is not None and self.deadline.expired)
-
-    def expire(self) -> None:
-        """Cut it because its time, or that of a part of it, has passed."""
-        self.cut("timeout")
-
-    def _call_off(self) -> None:
-        alarm, self._alarm = self._alarm, None
-        if alarm is not None:
-            reaper.call_off(alarm)
-
-
-class Cut(Exception):
-    """The exchange was cut before it had a connection."""
+BROKEN = (requests.RequestException, urllib3.exceptions.HTTPError, http.client.HTTPException, OSError, ValueError)
+"""What the libraries raise."""
 
 
 class _Current(threading.local):
@@ -220,6 +108,7 @@ class _Wire:
         self._belongs_to: weakref.ref[Exchange] | None = None  # weakly, for an exchange refers to its wire
         self._line: socket.socket | None = None
         self.idle_since = 0.0
+        self._hurried = False
         super().__init__(*args, **kwargs)
         tell_of_forks(self)
 
@@ -236,7 +125,7 @@ class _Wire:
         """Shut the socket down, if it is still the exchange's."""
         with self._guard:
             if self._owner is exchange:
-                _shut_down(self._line)
+                shut_down(self._line)
 
     def forked(self) -> None:
         """In a forked child: close the inherited copies of descriptors, which does nothing to the parent's."""
@@ -250,6 +139,7 @@ class _Wire:
             line = self._line if self.sock is None else self.sock  # http.client may have dropped its own
             if self._owner is not exchange or line is None:
                 return
+            self._hurried = True
             try:
                 line.settimeout(max(seconds, 0.001))
             except OSError:
@@ -268,6 +158,36 @@ class _Wire:
         finally:
             reaper.call_off(alarm)
 
+    def is_stale(self, idle: float) -> bool:
+        """Tell whether it must not be used again: it was idle for longer, or the server has closed it."""
+        return time.monotonic() - self.idle_since > idle or is_connection_dropped(self)  # type: ignore[arg-type]
+
+    def unhurried(self) -> None:
+        """Let a wait be as long as it may, again."""
+        if self._hurried:
+            self.sock.settimeout(None)
+            self._hurried = False
+
+    def ask(self, head: bytes, body: bytes) -> bytes:
+        """Send a request and return the beginning of the reply."""
+        if self.sock is None:
+            self.connect()
+        exchange = self._owner
+        assert exchange is not None
+        exchange.sent = True
+        try:
+            if len(body) < JOINED_BYTES:
+                self.sock.sendall(head + body)
+            else:
+                self.sock.sendall(head)
+                self.sock.sendall(body)
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # perhaps it has said why
+        data: bytes = self.sock.recv(READ_BYTES)
+        if not data:
+            raise http.client.RemoteDisconnected("nothing")
+        return data
+
     def send(self, data: Any) -> None:
         """Send; from here on nobody can say that nothing was sent."""
         if self.sock is None:
@@ -283,7 +203,7 @@ class _Wire:
         if self.proxy is not None:  # type: ignore[attr-defined]
             exchange.via = f"{self.host}:{self.port}"
         try:
-            return _dial(self._dns_host, self.port, exchange, self._hold)  # type: ignore[attr-defined]
+            return dial(self._dns_host, self.port, exchange, self._hold)  # type: ignore[attr-defined]
         except Exception as error:
             exchange.failure = error
             raise NewConnectionError(self, "no connection") from None  # type: ignore[arg-type]
@@ -296,50 +216,10 @@ class _Wire:
                 raise Cut
 
 
-class _Lines:
-    """Lines of the head of a reply; knows the last one."""
-
-    def __init__(self, file: Any) -> None:
-        self.file = file
-        self.last = b""
-
-    def readline(self, limit: int = -1) -> bytes:
-        """Read one line."""
-        self.last = self.file.readline(limit)
-        return self.last
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.file, name)
-
-
-class _Response(http.client.HTTPResponse):
-    """A reply whose head has to be whole, and whose interim forerunners are skipped (RFC 9110, section 15.2)."""
-
-    def begin(self) -> None:
-        """Read the head. http.client alone takes the end of the connection for the end of it."""
-        lines: Any = _Lines(self.fp)
-        self.fp = lines
-        try:
-            super().begin()
-        finally:
-            if self.fp is not None:
-                self.fp = lines.file
-        if lines.last not in (b"\r\n", b"\n"):
-            self.close()
-            raise http.client.IncompleteRead(lines.last)
-
-    def _read_status(self) -> tuple[str, int, str]:
-        while True:
-            version, status, reason = super()._read_status()  # type: ignore[misc]
-            if status <= 101 or status >= 200:  # http.client skips 100 by itself, and nothing comes after 101
-                return version, status, reason
-            http.client.parse_headers(self.fp)
-
-
 class _PlainWire(_Wire, HTTPConnection):
     """A connection in the clear."""
 
-    response_class = _Response
+    response_class = HeadReader
 
 
 class _SecureWire(_Wire, HTTPSConnection):
@@ -349,7 +229,7 @@ class _SecureWire(_Wire, HTTPSConnection):
     descriptor. Through a proxy that speaks TLS itself there is no other all the time.
     """
 
-    response_class = _Response
+    response_class = HeadReader
     _twin: socket.socket | None = None
 
     def connect(self) -> None:
@@ -364,6 +244,11 @@ class _SecureWire(_Wire, HTTPSConnection):
                 self._owner.failure = error
             self._drop_twin()
             raise
+
+    def is_stale(self, idle: float) -> bool:
+        """Tell whether it must not be used again; what is decrypted already, the system knows nothing of."""
+        pending = getattr(self.sock, "pending", None)
+        return super().is_stale(idle) or (pending is not None and pending() > 0)
 
     def close(self) -> None:
         """Close it."""
@@ -423,16 +308,33 @@ class _Pooled:
     def _get_conn(self, timeout: float | None = None) -> Any:
         exchange = _current.exchange
         assert exchange is not None
-        wire = super()._get_conn(timeout)  # type: ignore[misc]
+        wire = self._idle_one() or self._new_conn()  # type: ignore[attr-defined]
         try:
             exchange.take(wire)
-            idle_for = time.monotonic() - wire.idle_since
-            if wire.sock is not None and (idle_for > exchange.settings.idle or is_connection_dropped(wire)):
-                wire.close()  # it connects anew by itself
+            if wire.sock is not None:
+                if wire.is_stale(exchange.settings.idle):
+                    wire.close()  # it connects anew by itself
+                else:
+                    wire.unhurried()
         except BaseException:
             wire.close()
             raise
         return wire
+
+    def _idle_one(self) -> Any:
+        try:
+            return self.pool.get()
+        except queue.Empty:
+            return None
+        except AttributeError:
+            raise ClosedPoolError(self, "it is closed") from None  # type: ignore[arg-type]
+
+    def done(self, wire: Any, whole: bool) -> None:
+        """Take a connection back, or close it."""
+        if whole:
+            self._put_conn(wire)
+        else:
+            wire.close()
 
     def _put_conn(self, wire: Any) -> None:
         if wire is None:
@@ -485,11 +387,7 @@ class Adapter(HTTPAdapter):
     def close_pools(self) -> None:
         """Close the idle connections; ``close`` alone would leave that to the garbage collector."""
         for manager in (self.poolmanager, *self.proxy_manager.values()):
-            pools = manager.pools
-            for key in list(pools.keys()):
-                pool = pools.get(key)
-                if pool is not None:
-                    pool.close()
+            _close_pools(manager)
         self.close()
 
     def build_connection_pool_key_attributes(self, request: Any, verify: Any, cert: Any = None) -> Any:
@@ -512,8 +410,21 @@ def _make_ours(manager: Any) -> None:
     manager.pool_classes_by_scheme = {"http": _PlainPool, "https": _SecurePool}
 
 
+def _close_pools(manager: Any) -> None:
+    for key in list(manager.pools.keys()):
+        pool = manager.pools.get(key)
+        if pool is not None:
+            pool.close()
+
+
 class _Jar(RequestsCookieJar):
-    """Cookies of one server: a few, and small ones, whatever it sends."""
+    """Cookies of one server: a few, and small ones, whatever it sends.
+
+    Attributes:
+        filled: Whether there may be any.
+    """
+
+    filled = False
 
     def extract_cookies(self, response: Any, request: Any) -> None:
         """Keep what a reply sets; most set nothing, and need no lock."""
@@ -530,6 +441,7 @@ class _Jar(RequestsCookieJar):
         large = len(cookie.name) + len(cookie.value or "") > COOKIE_BYTES
         if large or (len(self) >= COOKIES and cookie.name not in self):
             return None
+        self.filled = True
         return super().set_cookie(cookie, *args, **kwargs)
 
 
@@ -540,56 +452,21 @@ class _Session(requests.Session):
         """Return None."""
 
 
-# -- reaching a host --------------------------------------------------------------------------------------------------
-
-
-def _dial(host: str, port: int, exchange: Exchange, hold: Callable[[socket.socket], None]) -> socket.socket:
-    """Return a connected socket; the addresses of the host share the time there is."""
-    settings = exchange.settings
-    patience = Deadline(min(exchange.remaining, LONGEST_TIMEOUT if settings.patience is None else settings.patience))
-    addresses = look_up(host, port, patience, exchange.interrupting)
-    broken: OSError = OSError(f"{host} has no address")
-    for number, (family, kind, protocol, _, address) in enumerate(addresses):
-        if exchange.why:
-            raise Cut
-        line = socket.socket(family, kind, protocol)
-        try:
-            hold(line)
-            _set_options(line, settings, exchange.replies)
-            line.settimeout(max(0.001, patience.remaining / (len(addresses) - number)))
-            line.connect(address)
-            line.settimeout(None)  # the exchange ends every wait
-            return line
-        except OSError as error:
-            broken = error
-            line.close()
-        except BaseException:
-            line.close()
-            raise
-    raise broken
-
-
-def _set_options(line: socket.socket, settings: Connections, replies: Replies) -> None:
-    if settings.nodelay:
-        line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    if settings.keepalive:
-        line.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    if replies.buffer is not None:
-        line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, replies.buffer)
-
-
-def _shut_down(line: socket.socket | None) -> None:
-    if line is not None:
-        try:
-            # Whoever still sends is to hear of it at once: closing resets the connection.
-            line.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            # Not an SSLSocket's own: that forgets its TLS object, and a reader would get what was encrypted.
-            socket.socket.shutdown(line, socket.SHUT_RDWR)
-        except OSError:
-            pass  # it is closed already, or was never connected
-
-
 # -- requests and replies ---------------------------------------------------------------------------------------------
+
+
+class _Route(NamedTuple):
+    """The way to a URL.
+
+    Attributes:
+        pool: Where its connections are.
+        target: What of it stands in a request.
+        defaults: The headers of a request that has none of that name.
+    """
+
+    pool: _PlainPool | _SecurePool
+    target: str
+    defaults: dict[str, str]
 
 
 class Web:
@@ -629,19 +506,22 @@ class Web:
         bundle = _bundle() if looks else True
         ours_only = session is None or verify is not True or cert is not None or context is not None
         trusted = bundle if verify is True else verify
-        self._adapter = functools.partial(
-            Adapter, settings.kept, (lambda: context or tls_context(trusted, cert)) if ours_only else None
-        )
+        self._context = (lambda: context or tls_context(trusted, cert)) if ours_only else None
         self._given = session
         told = self._theirs and (verify is not True or cert is not None)
         self._files: dict[str, Any] = {"verify": None if verify is True else verify, "cert": cert} if told else {}
         if self._theirs and context is not None:
             raise TypeError("ssl_context means nothing to a session that sends itself; mount an adapter that uses it")
-        self._session = session if session is not None and self._theirs else self._make_session(session, bundle)
+        self._jar = _Jar()
+        self._manager = urllib3.PoolManager(num_pools=4, maxsize=settings.kept)
+        _make_ours(self._manager)
+        self._routes: dict[str, _Route] = {}
+        self._session: requests.Session | None = None
+        if session is not None or self._proxies:
+            self._session = session if session is not None and self._theirs else self._make_session(session, bundle)
 
     def _make_session(self, given: requests.Session | None, bundle: bool | str) -> requests.Session:
         ours = _Session()
-        jar = _Jar()
         if given is None:
             ours.headers.clear()
         else:
@@ -649,23 +529,21 @@ class Web:
             # which was looked at already; and for new cookies, which are this server's only.
             ours.__dict__.update(given.__dict__)
             ours.adapters = type(given.adapters)(given.adapters)  # type: ignore[call-arg]
-            jar.set_policy(given.cookies.get_policy())
-            jar.update(given.cookies)
+            self._jar.set_policy(given.cookies.get_policy())
+            self._jar.update(given.cookies)
             ours.proxies = {**self._proxies, **given.proxies}
             ours.verify = bundle if given.verify is True else given.verify
-        ours.cookies = jar
+        ours.cookies = self._jar
         ours.trust_env = False
         for prefix in {"http://", "https://", *ours.adapters}:
-            ours.mount(prefix, self._adapter())
+            ours.mount(prefix, Adapter(self.settings.kept, self._context))
         return ours
 
     def exchange(self, deadline: Deadline | None) -> Exchange:
         """Return an exchange, to be handed to ``send``."""
         return Exchange(deadline, self.settings, self.replies)
 
-    def send(
-        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, exchange: Exchange
-    ) -> Reply:
+    def send(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, exchange: Exchange) -> Reply:
         """Send a request and return the reply, when its head has come. Of redirects, only 307 and 308 are followed.
 
         Raises:
@@ -702,7 +580,7 @@ class Web:
         """Return the reply from wherever redirects lead to."""
         status = 0
         for _ in range(self._trust.redirects + 1):
-            reply = Reply(self._send(method, url, headers, body, exchange), exchange)
+            reply = self._send(method, url, headers, body, exchange)
             try:
                 target = self._detour(reply)
                 if target is None:
@@ -735,22 +613,84 @@ class Web:
             return False  # whatever a session of the user's would add to the request
         return not self._trust.check_origin or allowed(target, self.url, self._trust.origins)
 
-    def _send(
-        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, exchange: Exchange
-    ) -> requests.Response:
+    def _send(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, exchange: Exchange) -> Reply:
         failure: MCPError | None = None
         before, _current.exchange = _current.exchange, exchange  # an auth of the user's may ask another server of ours
         try:
-            return self._request(method, url, headers, body, exchange)
-        except (requests.RequestException, urllib3.exceptions.HTTPError, Cut, OSError, ValueError) as broken:
+            route = self._route(url)
+            if route is not None:
+                return self._ask(route, method, url, headers, body, exchange)
+            response = self._request(method, url, headers, body, exchange)
+            sent = getattr(response.request, "headers", {})
+            return Reply(response.status_code, response.headers, str(response.url), _Theirs(response), exchange, sent)
+        except (*BROKEN, Cut) as broken:
             failure = as_error(broken, exchange, url)
         finally:
             _current.exchange = before
         raise failure  # out here, where no context of it shows URLs and headers
 
+    def _route(self, url: str) -> _Route | None:
+        """Return the way to a URL; None: a session has to go it."""
+        known = self._routes.get(url)
+        if known is None and self._given is None and not requests.utils.select_proxy(url, self._proxies):
+            if len(self._routes) >= ROUTES:
+                self._routes.clear()
+            known = self._routes[url] = self._new_route(url)
+        return known
+
+    def _new_route(self, url: str) -> _Route:
+        assert self._context is not None
+        parts = urllib3.util.parse_url(url)
+        context = self._context() if parts.scheme == "https" else None
+        tls = {} if context is None else {"ssl_context": context, "cert_reqs": context.verify_mode}
+        pool: Any = self._manager.connection_from_url(url, pool_kwargs=tls)
+        place = (parts.host or "").rstrip(".")
+        if parts.port not in (None, pool.ConnectionCls.default_port):
+            place += f":{parts.port}"
+        defaults = {"host": f"Host: {place}", "accept-encoding": "Accept-Encoding: identity"}
+        defaults["user-agent"] = f"User-Agent: {_user_agent()}"
+        return _Route(pool, parts.request_uri, defaults)
+
+    def _ask(
+        self,
+        route: _Route,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        body: bytes | None,
+        exchange: Exchange,
+    ) -> Reply:
+        if self._jar.filled:
+            headers = self._with_cookie(url, headers)
+        asked = request_head(method, route.target, route.defaults, headers, None if body is None else len(body))
+        wire = route.pool._get_conn()
+        try:
+            heard = wire.ask(asked, body or b"")
+            head = read_head(heard)
+            done = functools.partial(route.pool.done, wire)
+            if head is not None:
+                body_of = SlimBody(wire.sock, head, heard, done)
+                return Reply(head.status, head.fields, url, body_of, exchange, headers)
+            odd = _Odd(wire.sock, method, heard, done)
+            if "Set-Cookie" in odd.raw.headers:
+                extract_cookies_to_jar(  # type: ignore[no-untyped-call]
+                    self._jar, _prepared(method, url, headers), odd.raw
+                )
+            return Reply(odd.raw.status, odd.raw.headers, url, odd, exchange, headers)
+        except BaseException:
+            wire.close()
+            raise
+
+    def _with_cookie(self, url: str, headers: Mapping[str, str]) -> Mapping[str, str]:
+        if not same_origin(url, self.url):
+            return headers
+        cookie = get_cookie_header(self._jar, _prepared("GET", url, headers))  # type: ignore[no-untyped-call]
+        return {**headers, "Cookie": cookie} if cookie else headers
+
     def _request(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, exchange: Exchange
     ) -> requests.Response:
+        assert self._session is not None
         if self._given is not None:
             patience = _waiting(exchange, None) if self._theirs else None
             waits = (_waiting(exchange, self.settings.patience), patience)
@@ -766,28 +706,87 @@ class Web:
             )
             exchange.watch(response)
             return response
-        prepared = requests.PreparedRequest()
-        prepared.method, prepared.url, prepared.body = method, url, body
-        prepared.headers = CaseInsensitiveDict(headers)
+        prepared = _prepared(method, url, self._with_cookie(url, headers) if self._jar.filled else headers)
+        prepared.body = body
         if body is not None:
             prepared.headers["Content-Length"] = str(len(body))
-        prepared.hooks = default_hooks()
-        prepared._cookies = self._session.cookies  # type: ignore[attr-defined]
         prepared.headers.setdefault("User-Agent", _user_agent())
-        if len(self._session.cookies) and same_origin(url, self.url):
-            cookie = get_cookie_header(self._session.cookies, prepared)  # type: ignore[no-untyped-call]
-            if cookie:
-                prepared.headers["Cookie"] = cookie
         return self._session.send(
             prepared, stream=True, allow_redirects=False, timeout=None, proxies=self._proxies, verify=True
         )
 
     def close(self) -> None:
         """Close the idle connections."""
-        if not self._theirs:
+        for route in list(self._routes.values()):
+            route.pool.close()
+        _close_pools(self._manager)
+        if self._session is not None and not self._theirs:
             for adapter in self._session.adapters.values():
                 if isinstance(adapter, Adapter):
                     adapter.close_pools()
+
+
+class _Odd:
+    """A body that urllib3 reads, with the bytes of it that have been read already.
+
+    Attributes:
+        raw: The response of urllib3.
+    """
+
+    ended = False
+
+    def __init__(self, line: socket.socket, method: str, heard: bytes, done: Callable[[bool], object]) -> None:
+        self._done: Callable[[bool], object] | None = done
+        self._stays = True
+        self._original = HeadReader(line, method=method, ahead=heard)
+        try:
+            self._original.begin()
+        except BaseException:
+            self._original.close()
+            raise
+        self.raw = urllib3.HTTPResponse(
+            self._original,
+            urllib3.HTTPHeaderDict(self._original.headers.items()),
+            self._original.status,
+            preload_content=False,
+            original_response=self._original,
+            request_method=method,
+        )
+
+    def read1(self, size: int) -> bytes:
+        data: bytes = self.raw.read1(size, decode_content=True)
+        return data
+
+    def spoil(self) -> None:
+        self._stays = False
+
+    def close(self) -> None:
+        done, self._done = self._done, None
+        if done is None:
+            return
+        original = self._original
+        whole = original.isclosed() and self._stays and not original.will_close
+        self.raw.close()
+        done(whole and not original.lines.left)
+
+
+class _Theirs:
+    """A body that came to a session of requests."""
+
+    ended = False
+
+    def __init__(self, response: requests.Response) -> None:
+        self._response = response
+
+    def read1(self, size: int) -> bytes:
+        data: bytes = self._response.raw.read1(size, decode_content=True)
+        return data
+
+    def spoil(self) -> None:
+        self._response.raw.close()
+
+    def close(self) -> None:
+        self._response.close()
 
 
 class Reply:
@@ -798,31 +797,43 @@ class Reply:
         headers: The headers; names in any case.
         url: Where it came from.
         exchange: What it belongs to.
+        told: Returns what the request told the server that is secret, as far as whoever sent it knows.
     """
 
-    def __init__(self, response: requests.Response, exchange: Exchange) -> None:
-        self._response = response
+    told: Callable[[], Iterable[str]] = tuple
+
+    def __init__(
+        self,
+        status: int,
+        headers: Mapping[str, str],
+        url: str,
+        body: Body,
+        exchange: Exchange,
+        sent: Mapping[str, Any],
+    ) -> None:
+        self.status = status
+        self.headers = headers
+        self.url = url
         self.exchange = exchange
-        self.status = response.status_code
-        self.headers = response.headers
-        self.url = str(response.url)
+        self._body = body
+        self._sent = sent
 
     @property
     def secrets(self) -> tuple[str, ...]:
         """What of the request usually is a secret, and must not be shown where the server repeats it."""
-        sent = getattr(self._response, "request", None)
-        known = [value for name, value in (sent.headers if sent is not None else {}).items() if names_a_secret(name)]
+        known = [value for name, value in self._sent.items() if names_a_secret(name)]
         texts = [value if isinstance(value, str) else value.decode("latin-1") for value in known]
         texts += [text.rpartition(" ")[2] for text in texts]
-        query = str(sent.url if sent is not None else self.url).partition("?")[2]
-        texts += [part.partition("=")[2] or part for part in query.split("&")]
+        texts += [part.partition("=")[2] or part for part in self.url.partition("?")[2].split("&")]
         return tuple({form for text in texts for form in (text, unquote(text)) if len(form) >= SHORT_SECRET})
 
     @property
     def redirect(self) -> str | None:
         """Where it redirects to, if it does."""
+        if self.status not in (301, 302, 303, 307, 308):
+            return None
         target = self.headers.get("Location")
-        if self.status not in (301, 302, 303, 307, 308) or target is None:
+        if target is None:
             return None
         try:
             return resolve(self.url, target)
@@ -841,13 +852,18 @@ class Reply:
         if self.exchange.was_cut():  # what the system still holds of a connection that was cut is nobody's
             raise as_error(Cut(), self.exchange, self.url)
         try:
-            data: bytes = self._response.raw.read1(size, decode_content=True)
+            data = self._body.read1(size)
             if data or not self.exchange.was_cut():
                 return data
             failure = as_error(Cut(), self.exchange, self.url)
-        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError, AttributeError) as broken:
+        except (*BROKEN, AttributeError) as broken:
             failure = as_error(broken, self.exchange, self.url)
         raise failure
+
+    @property
+    def ended(self) -> bool:
+        """Whether all of the body has been read; False where that is not known yet."""
+        return self._body.ended
 
     @property
     def ends_by_itself(self) -> bool:
@@ -858,23 +874,21 @@ class Reply:
 
     def spoil(self) -> None:
         """Let the connection never be used again: what comes next on it belongs to nobody."""
-        self._response.raw.close()
+        self._body.spoil()
 
     def discard(self) -> None:
         """Close it, but let the next request go on within the same exchange."""
-        self._response.close()
+        self._body.close()
 
     def hurry(self, seconds: float) -> None:
         """Let no single read of what is left wait longer; a read that would raises MCPTimeoutError."""
-        wire = self.exchange._wire
-        if wire is not None:
-            wire.hurry(self.exchange, seconds)
+        self.exchange.hurry(seconds)
 
     def drain(self, seconds: float, most: int) -> None:
         """Read on to an end that is about to come, so that the connection can be used again."""
         patience = Deadline(seconds)
         try:
-            while most > 0 and not patience.expired:
+            while most > 0 and not self._body.ended and not patience.expired:
                 self.hurry(patience.remaining)
                 piece = self.read(most)
                 if not piece:
@@ -886,7 +900,7 @@ class Reply:
     def close(self) -> None:
         """Give the connection back if the body was read to its end, or close it. Idempotent."""
         try:
-            self._response.close()
+            self._body.close()
         finally:
             self.exchange.end()
 
@@ -902,14 +916,13 @@ def _user_agent() -> str:
     return f"mcp-sync/{__version__}"
 
 
-def _expire(known: weakref.ref[Exchange]) -> None:
-    exchange = known()
-    if exchange is not None:
-        exchange.expire()
-
-
-def _nothing() -> None:
-    """Do nothing."""
+def _prepared(method: str, url: str, headers: Mapping[str, str]) -> requests.PreparedRequest:
+    prepared = requests.PreparedRequest()
+    prepared.method, prepared.url = method, url
+    prepared.headers = CaseInsensitiveDict(headers)
+    prepared.hooks = default_hooks()
+    prepared._cookies = RequestsCookieJar()  # type: ignore[attr-defined]
+    return prepared
 
 
 def _in_circles(url: str, status: int, most: int) -> HTTPStatusError:

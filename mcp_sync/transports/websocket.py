@@ -363,7 +363,7 @@ def _declined(url: str, answer: Declined, why: str = "", secrets: Iterable[str] 
     from .errands import status_error
 
     headers = {"Retry-After": answer.headers.get("retry-after"), "Content-Type": answer.headers.get("content-type", "")}
-    reply: Any = SimpleNamespace(status=answer.status, headers=headers, url=url)
+    reply: Any = SimpleNamespace(status=answer.status, headers=headers, url=url, told=tuple, secrets=())
     error = status_error(reply, answer.body)
     return hide(error.about(why or "no WebSocket", may_have_run=False, phase="connect"), secrets)
 

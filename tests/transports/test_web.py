@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import gzip
 import socket
 import ssl
 import threading
@@ -81,6 +83,7 @@ def whole(reply: Reply) -> bytes:
     [
         (HTTPConnection, "_new_conn"),
         (HTTPSConnection, "_new_conn"),
+        (HTTPConnectionPool, "_new_conn"),
         (HTTPConnectionPool, "_get_conn"),
         (HTTPConnectionPool, "_put_conn"),
         (HTTPAdapter, "build_connection_pool_key_attributes"),
@@ -357,7 +360,9 @@ def test_a_reply_that_was_read_gives_its_connection_back_and_one_that_was_not_cl
         for _ in range(5):
             assert whole(post(web)) == b"hello"
         assert server.accepted == 1
+        server.on["POST"] = replies(200, LARGE)
         post(web).close()
+        server.on["POST"] = OK
         assert whole(post(web)) == b"hello"
         assert server.accepted == 2
 
@@ -429,6 +434,212 @@ def test_after_a_drain_a_large_request_on_the_same_connection_has_all_its_time()
             reply.close()
             assert whole(post(web, body=LARGE)) == b"hello"
         assert server.result() >= len(LARGE)
+
+
+def test_after_a_drain_the_next_reply_on_the_same_connection_has_all_its_time() -> None:
+    def ends_late(hearing: Hearing) -> None:
+        hearing.send(hearing.head(200, "Transfer-Encoding: chunked"))
+        hearing.chunk(b"answer")
+        hearing.pause(0.001)
+        hearing.chunk(b"")
+
+    def late(hearing: Hearing) -> None:
+        hearing.pause(SECONDS)
+        hearing.reply(200, "hello")
+
+    with Server(on={"POST": [ends_late, late]}) as server, web_to(server.url) as web:
+        reply = post(web)
+        assert reply.read(100) == b"answer"
+        reply.hurry(SECONDS / 2)
+        with contextlib.suppress(MCPTimeoutError):
+            assert reply.read(100) == b""
+        reply.close()
+        assert whole(post(web)) == b"hello"
+
+
+# -- straight from the connection, or by urllib3 ----------------------------------------------------------------------
+
+
+class Spied:
+    """A socket whose every sending is noted."""
+
+    def __init__(self, line: socket.socket) -> None:
+        self.line = line
+        self.sent: list[bytes] = []
+
+    def sendall(self, data: bytes) -> None:
+        self.sent.append(data)
+        self.line.sendall(data)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.line, name)
+
+
+def test_a_request_is_one_piece_unless_it_is_a_large_one() -> None:
+    with Server(on={"POST": OK}) as server, web_to(server.url) as web:
+        assert whole(post(web)) == b"hello"
+        [wire] = [one for one in web._routes[web.url].pool.pool._items if one is not None]
+        wire.sock = spied = Spied(wire.sock)
+        assert whole(post(web)) == b"hello"
+        assert len(spied.sent) == 1
+        assert spied.sent[0].endswith(b"\r\n\r\n" + BODY)
+        assert whole(post(web, body=LARGE)) == b"hello"
+        assert [len(data) for data in spied.sent[2:]] == [len(LARGE)]
+        assert server.accepted == 1
+
+
+def in_chunks(hearing: Hearing) -> None:
+    hearing.send(hearing.head(200, "Transfer-Encoding: chunked"))
+    hearing.chunk(b"hel")
+    hearing.chunk(b"lo")
+    hearing.chunk(b"")
+
+
+def zipped(hearing: Hearing) -> None:
+    body = gzip.compress(b"hello")
+    hearing.send(hearing.head(200, "Content-Encoding: gzip", length=len(body)) + body)
+
+
+def hinted(hearing: Hearing) -> None:
+    hearing.send(b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n" + hearing.head(200, length=5) + b"hello")
+
+
+def in_pieces(hearing: Hearing) -> None:
+    hearing.drip(hearing.head(200, length=5) + b"hello", 0.001, 7)
+
+
+def old(hearing: Hearing) -> None:
+    hearing.send(b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 5\r\n\r\nhello")
+
+
+@pytest.mark.parametrize("manner", [OK, in_chunks, zipped, hinted, in_pieces, old])
+def test_after_a_whole_reply_of_whatever_form_its_connection_is_used_again(manner: Any) -> None:
+    with Server(on={"POST": manner}) as server, web_to(server.url) as web:
+        for _ in range(3):
+            assert whole(post(web)) == b"hello"
+        assert server.accepted == 1
+
+
+def says_more(hearing: Hearing) -> None:
+    hearing.send(hearing.head(200, length=5) + b"hello" + hearing.head(200, length=4) + b"evil")
+
+
+def says_more_in_chunks(hearing: Hearing) -> None:
+    hearing.send(hearing.head(200, "Transfer-Encoding: chunked") + b"5\r\nhello\r\n0\r\n\r\nHTTP/1.1 200 evil\r\n")
+
+
+def says_more_in_gzip(hearing: Hearing) -> None:
+    body = gzip.compress(b"hello")
+    hearing.send(hearing.head(200, "Content-Encoding: gzip", length=len(body)) + body + hearing.head(200, length=0))
+
+
+def frames_twice(hearing: Hearing) -> None:
+    hearing.send(hearing.head(200, "Transfer-Encoding: chunked", length=3) + b"5\r\nhello\r\n0\r\n\r\n")
+
+
+def tells_two_lengths(hearing: Hearing) -> None:
+    hearing.send(hearing.head(200, "Content-Length: 5", length=5) + b"hello")
+
+
+def wants_to_close(hearing: Hearing) -> None:
+    hearing.send(hearing.head(200, "Connection: close", length=5) + b"hello")
+
+
+@pytest.mark.parametrize(
+    "manner",
+    [says_more, says_more_in_chunks, says_more_in_gzip, frames_twice, tells_two_lengths, wants_to_close],
+)
+def test_a_connection_whose_next_reply_could_be_another_one_is_not_used_again(manner: Any) -> None:
+    with Server(on={"POST": manner}) as server, web_to(server.url) as web:
+        for number in range(1, 4):
+            assert whole(post(web)) == b"hello"
+            assert server.accepted == number
+
+
+@pytest.mark.parametrize("tls", [False, True])
+@pytest.mark.parametrize("coding", ["identity", "none"])
+def test_what_comes_behind_a_long_body_is_no_reply_to_the_next_request(tls: bool, coding: str) -> None:
+    """It is decrypted together with the end of the body, and then the system has nothing more to tell of."""
+    long = b"x" * 20_000
+
+    def smuggles(hearing: Hearing) -> None:
+        coded = [] if coding == "none" else [f"Content-Encoding: {coding}"]  # that is for urllib3 to read
+        hearing.send(hearing.head(200, *coded, length=len(long)) + long + hearing.head(200, length=4) + b"evil")
+
+    with (
+        Server(tls=tls, on={"POST": smuggles}) as server,
+        web_to(server.url, context=client_context() if tls else None) as web,
+    ):
+        for number in range(1, 4):
+            assert whole(post(web)) == long
+            assert server.accepted == number
+
+
+def test_a_body_that_breaks_off_is_an_error_and_its_connection_goes() -> None:
+    def cut(hearing: Hearing) -> None:
+        hearing.send(hearing.head(200, length=1000) + b"only this")
+        hearing.close()
+
+    with Server(on={"POST": [cut, OK]}) as server, web_to(server.url) as web:
+        reply = post(web)
+        assert reply.read(100) == b"only this"
+        with pytest.raises(MCPConnectionError, match="broke"):
+            reply.read(100)
+        reply.close()
+        assert whole(post(web)) == b"hello"
+        assert server.accepted == 2
+
+
+@pytest.mark.parametrize("body", [b"5\r\nhello!\r\n", b"zz\r\nhello", b"5\nhello\n0\n\n"])
+def test_chunks_that_are_none_are_an_error_at_once(body: bytes) -> None:
+    def broken(hearing: Hearing) -> None:
+        hearing.send(hearing.head(200, "Transfer-Encoding: chunked") + body)
+        hearing.hold()
+
+    with Server(on={"POST": broken}) as server, web_to(server.url) as web:
+        began = time.monotonic()
+        with pytest.raises(MCPConnectionError, match="chunks"):
+            whole(post(web))
+        assert time.monotonic() - began < SLACK
+
+
+def test_a_cookie_goes_back_to_the_server_that_set_it() -> None:
+    with Server(on={"POST": replies(200, "hello", "Set-Cookie: cake=sweet")}) as server, web_to(server.url) as web:
+        for _ in range(2):
+            assert whole(post(web)) == b"hello"
+        assert [one.headers.get("cookie") for one in server.requests] == [None, "cake=sweet"]
+        assert server.accepted == 1
+
+
+def test_headers_of_the_users_take_the_place_of_ours() -> None:
+    with Server(on={"POST": OK}) as server, web_to(server.url) as web:
+        assert whole(post(web)) == b"hello"
+        said = {"user-agent": "mine", "host": "other.test", "content-length": "1", "transfer-encoding": "chunked"}
+        assert whole(post(web, **said)) == b"hello"
+        ours, mine = (one.headers for one in server.requests)
+        assert (ours["host"], ours["content-length"]) == (f"127.0.0.1:{server.port}", str(len(BODY)))
+        assert ours["user-agent"].startswith("mcp-sync/")
+        assert (mine["host"], mine["user-agent"]) == ("other.test", "mine")
+        assert (mine["content-length"], mine.get("transfer-encoding")) == (str(len(BODY)), None)
+        assert server.requests[1].body == BODY
+
+
+def test_a_header_that_would_be_two_is_not_sent() -> None:
+    with Server(on={"POST": OK}) as server, web_to(server.url) as web:
+        with pytest.raises(MCPConnectionError, match="cannot be sent") as found:
+            post(web, **{"X-Name": "a\r\nX-Evil: c4nary"})
+        assert found.value.may_have_run is False
+        assert "c4nary" not in str(found.value) + str(found.value.details)
+        assert server.requests == []
+
+
+def test_of_many_urls_only_a_few_are_remembered() -> None:
+    with Server(on={"POST": OK}) as server, web_to(server.url) as web:
+        for number in range(web_module.ROUTES * 2 + 1):
+            assert whole(post(web, url=f"{server.url}?n={number}")) == b"hello"
+            assert len(web._routes) <= web_module.ROUTES
+        assert server.accepted == 1
+        assert server.requests[-1].target == f"/mcp?n={number}"
 
 
 # -- redirects --------------------------------------------------------------------------------------------------------
