@@ -70,12 +70,16 @@ class Catalogue:
 
     Args:
         caller: The connection.
+
+    Attributes:
+        looked_up: How many lists were.
     """
 
     def __init__(self, caller: Caller, clock: Callable[[], float] = time.monotonic) -> None:
         self.caller = caller
         self._clock = clock
         self._kept: dict[str, tuple[float, list[str]]] = {}
+        self.looked_up = 0
 
     def offers(self, wanted: Wanted, deadline: Deadline) -> bool:
         """Return whether it has what is wanted; raises as Caller.call says."""
@@ -102,6 +106,7 @@ class Catalogue:
             return items
         found = [str(item.get(field)) for item in pages(self.caller, method, key, deadline)]
         self._kept[method] = (self._clock() + KEPT_SECONDS, found)
+        self.looked_up += 1
         return found
 
 

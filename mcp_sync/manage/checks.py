@@ -18,7 +18,7 @@ from ..deadlines import Deadline
 from ..engine.caller import Caller, Question
 from ..engine.dispatch import Alarm, Job, reaper
 from ..exceptions import MCPError, TooManyRequests
-from .endpoints import Endpoint
+from .endpoints import SPARE, Endpoint
 from .health import works
 from .links import Line, Link
 
@@ -134,13 +134,12 @@ class Checks:
         if link is not None:
             return ask(link.caller, Deadline(patience))
         line, deadline = self._line(endpoint), Deadline(max(patience, CONNECT_SECONDS))
-        link = line.dial(deadline)
+        link = line.dial(deadline, SPARE)
         try:
             taken = ask(link.caller, deadline)
         except BaseException:
             link.close(Deadline(CHECK_SECONDS))
             raise
-        link.spare = True
         if not line.adopt(link):
             link.close(Deadline(CHECK_SECONDS))
         return taken

@@ -16,7 +16,7 @@ from .health import PAUSED, Change, Health
 from .orderings import Ordering, Standing, chosen
 
 if TYPE_CHECKING:
-    from .links import Line
+    from .links import Line, Link
 
 Tell: TypeAlias = Callable[[str, Mapping[str, Any]], object]
 """Is told of an event: its name, and what is known of it."""
@@ -33,8 +33,36 @@ class Reaches(Protocol):
         """Begin a conversation."""
 
 
+ENDED, LOST, SPARE, USED = range(4)
+"""What a connection is worth: it is over; it has to be made again first; only checks have used it; it is needed."""
+
+
+class Place:
+    """The leave to have one connection.
+
+    Attributes:
+        worth: What the connection will be worth that is being made.
+        link: The connection, once it is there.
+    """
+
+    __slots__ = ("__weakref__", "link", "worth")
+
+    def __init__(self, worth: int) -> None:
+        self.worth = worth
+        self.link: Link | None = None
+
+    @property
+    def value(self) -> int:
+        """What would be lost with it."""
+        return self.worth if self.link is None else self.link.worth
+
+
 class Places:
     """How many connections there may be at once.
+
+    Where all are taken, whoever needs one has that of a connection which is worth less: else one that has ended would
+    keep out what is to replace it, and those of checks would keep out callers. A place that nobody refers to any more,
+    as Ctrl-C may have it, is free.
 
     Locks: ``_lock``, held for a few instructions.
 
@@ -44,26 +72,51 @@ class Places:
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._lock = threading.Lock()  # guards taken
-        self.taken = 0
-
-    def take(self) -> None:
-        """Take one; raises TooManyRequests where there is none left."""
-        with self._lock:
-            if self.taken >= self._most:
-                text = f"there are {self.taken} connections already; max_concurrent_connections is {self._most}"
-                raise TooManyRequests(text, may_have_run=False)
-            self.taken += 1
-
-    def give(self) -> None:
-        """Give one back."""
-        with self._lock:
-            self.taken -= 1
+        self.forked()
 
     def forked(self) -> None:
-        """In a forked child: nothing is connected."""
-        self._lock = threading.Lock()  # guards as before
-        self.taken = 0
+        """Be as new: at first, and in a forked child, where nothing is connected."""
+        self._lock = threading.Lock()  # guards _taken
+        self._taken: weakref.WeakSet[Place] = weakref.WeakSet()
+
+    @property
+    def taken(self) -> int:
+        """How many are."""
+        return len(self._taken)
+
+    def take(self, worth: int = USED) -> Place:
+        """Return one for a connection of such worth; raises TooManyRequests where there is none to be had."""
+        place = Place(worth)
+        with self._lock:
+            others = list(self._taken)
+            if len(others) < self._most:
+                self._taken.add(place)
+                return place
+        values = {other: other.value for other in others}
+        for other in sorted(others, key=values.__getitem__):
+            if values[other] < worth and self._replaced(other, place):
+                return place
+        text = f"there are {self.taken} connections already; max_concurrent_connections is {self._most}"
+        raise TooManyRequests(text, may_have_run=False)
+
+    def _replaced(self, other: Place, place: Place) -> bool:
+        with self._lock:
+            if other not in self._taken:
+                return False
+            self._taken.discard(other)
+            self._taken.add(place)
+        if other.link is not None:
+            other.link.line.drop(other.link)  # else whoever makes it will find out
+        return True
+
+    def holds(self, place: Place) -> bool:
+        """Return whether nobody else has had it."""
+        return place in self._taken
+
+    def give(self, place: Place) -> None:
+        """Give one back. Idempotent."""
+        with self._lock:
+            self._taken.discard(place)
 
 
 class Endpoint:
@@ -75,7 +128,7 @@ class Endpoint:
         weight: Its share of the load.
         group: Where its alternatives are.
         health: What is known of it.
-        places: How many connections there may be.
+        places: Where connections have their places.
         lines: The lines that lead here, whoever has them.
         seen_well: How many checks have found that it works: after each there is no reason to wait before connecting.
         gone: Whether it was unregistered.
@@ -109,7 +162,7 @@ class Endpoint:
         last = self.health.error
         why = "" if last is None else f": {last}"
         return MCPConnectionError(
-            f"{self.name} failed, and is left alone for {seconds:.1f} s more{why}",
+            f"{self.name} failed, and is left alone for {max(seconds, 0.1):.1f} s more{why}",
             details={**(last.details if last is not None else {}), "phase": PAUSED, "endpoint": self.name},
             may_have_run=False,
         )
@@ -210,6 +263,12 @@ class Group:
             name = self._ordering(standings)[0]
             self._standings = {one.name: one for one in chosen(standings, name)}
             return self._endpoints[name]
+
+    def took(self, endpoint: Endpoint) -> None:
+        """Take note that an endpoint has had its turn."""
+        with self._lock:
+            if endpoint.name in self._standings:
+                self._standings = {one.name: one for one in chosen(self._now(), endpoint.name)}
 
     def switch(self, home: str | None) -> tuple[str, str]:
         """Put an endpoint aside, and return its name and that of the one that stands for it now.

@@ -343,11 +343,22 @@ class Failover(Caller):
 
     def _line(self, endpoint: Endpoint) -> Line:
         with self._lock:
+            self._check_open()  # or it would be closed by nobody
             line = self._lines.get(endpoint)
             if line is None:
                 later = replace(self._introduction, handler=None, renewed=self._tell_again, joined=None)
                 line = self._lines[endpoint] = Line(endpoint, later, self._voice_of, self._leaving)
             return line
+
+    def _forget_gone(self) -> None:
+        """Let go of the lines to endpoints that were unregistered, but for the one where the conversation still is."""
+        with self._lock:
+            here = self._here.endpoint if self._here is not None else None
+            gone = [endpoint for endpoint in self._lines if endpoint.gone and endpoint is not here]
+            links = [self._lines.pop(endpoint).link for endpoint in gone]
+        for link in links:
+            if link is not None:
+                link.line.drop(link)
 
     def _settle(self, link: Link, deadline: Deadline) -> None:
         """Move to where this link leads, if it is where the conversation should be, or can be."""
@@ -358,6 +369,7 @@ class Failover(Caller):
             self._move(link, deadline)
         if self._here is link and (front is None or link.endpoint is front or not front.health.usable):
             link.version = version
+        self._forget_gone()
 
     def _should_move(self, here: Link | None, link: Link, front: Endpoint | None) -> bool:
         if here is None or here.line is link.line or link.endpoint is front:
@@ -428,10 +440,8 @@ class Failover(Caller):
     @property
     def counters(self) -> dict[str, int]:
         """What has happened so far, on all connections."""
-        with self._lock:
-            lines = list(self._lines.values())
         total = self._leaving.counters
-        for link in [line.link for line in lines]:
+        for link in [line.link for line in self._all_lines()]:
             if link is not None:
                 total.update(link.caller.counters)
         return dict(total)
@@ -462,7 +472,7 @@ class Failover(Caller):
     def hang_up(self, deadline: Deadline) -> None:
         """Begin to end it, and wait for nothing."""
         self._closing = True
-        for line in list(self._lines.values()):
+        for line in self._all_lines():
             line.hang_up(deadline)
 
     def close(self, deadline: Deadline) -> None:
@@ -470,9 +480,13 @@ class Failover(Caller):
         self._closing = True
         if self._is_forked:
             return
-        for line in list(self._lines.values()):
+        for line in self._all_lines():
             line.close(deadline)
         self._leaving.close(deadline)
+
+    def _all_lines(self) -> list[Line]:
+        with self._lock:
+            return list(self._lines.values())
 
     def forked(self) -> None:
         """In a forked child: the connections are the parent's, and none is made in their place."""

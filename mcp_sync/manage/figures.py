@@ -116,7 +116,7 @@ class Figures:
         self._breaker = gauge("breaker_state", "1 for the state the circuit breaker is in", "endpoint", "state")
         self.alerts = gauge("alert_firing", "1 while an alert fires", "alert")
         self._seconds = library.Histogram(
-            "mcp_client_request_duration_seconds",
+            _DURATION,
             "How long calls took, however they ended",
             ("endpoint", "method"),
             buckets=self._buckets,
@@ -135,16 +135,22 @@ class Figures:
                 self._timed[name] = client().Histogram(name, text, buckets=self._buckets, registry=self.registry)
             return self._timed[name]
 
-    def begin(self, endpoint: str) -> None:
-        """Show an endpoint of which nothing has been heard yet."""
+    def begin(self, name: str, most: int) -> str:
+        """Show an endpoint of which nothing has been heard yet, and return its label.
+
+        Args:
+            name: Its name, which is the label.
+            most: How many have one; those past that share one. It is for ever, as what was counted is.
+        """
         with self._lock:
+            endpoint = name if name in self._shown or len(self._shown - {OTHER}) < most else OTHER
             known = endpoint in self._shown
             self._shown.add(endpoint)
-        if known:  # several may share a name
-            return
-        self.set_breaker(endpoint, "closed")
-        for one in (self._in_flight, self._connections, self._lost, self._reconnects, self._restarts, self._bytes):
-            one.labels(endpoint)
+        if not known:  # several may share a name
+            self.set_breaker(endpoint, "closed")
+            for one in (self._in_flight, self._connections, self._lost, self._reconnects, self._restarts, self._bytes):
+                one.labels(endpoint)
+        return endpoint
 
     def end(self, endpoint: str, under_way: int) -> None:
         """Forget calls of an endpoint whose end nobody will hear of."""
@@ -234,11 +240,16 @@ _SUMS = {
     "mcp_client_streamed_bytes_total": "streamed_bytes",
     "mcp_client_in_flight": "in_flight",
 }
+_DURATION = "mcp_client_request_duration_seconds"
+_ASIDE = {"connect", "initialize", "ping", "server/discover"}
+"""What says nothing of the calls of an application: a server has to start first, or is only asked if it is there."""
 _QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 
 
 def summary(samples: Iterable[tuple[str, dict[str, str], float]]) -> dict[str, dict[str, Any]]:
     """Return the figures by endpoint: sums over all methods and outcomes, latency in milliseconds.
+
+    All is since the beginning. The latency is that of calls: without how conversations begin, and without checks.
 
     Returns:
         By endpoint: ``requests``, ``errors``, ``retries``, ``connections``, ``connections_lost``, ``reconnects``,
@@ -254,21 +265,24 @@ def summary(samples: Iterable[tuple[str, dict[str, str], float]]) -> dict[str, d
             continue
         if endpoint not in found:
             found[endpoint] = {**dict.fromkeys(_SUMS.values(), 0), "breaker": "closed", "errors_by_type": {}}
-        entry = found[endpoint]
-        if name in _SUMS:
-            entry[_SUMS[name]] += int(value)
-        if name == "mcp_client_errors_total":
-            entry["errors_by_type"][labels["type"]] = int(value)
-        elif name == "mcp_client_breaker_state" and value:
-            entry["breaker"] = labels["state"]
-        elif name == "mcp_client_request_duration_seconds_bucket":
+        _note(found[endpoint], name, labels, value)
+        if name == f"{_DURATION}_bucket" and labels["method"] not in _ASIDE:
             counts, bound = buckets.setdefault(endpoint, {}), float(labels["le"])
             counts[bound] = counts.get(bound, 0.0) + value
-        elif name == "mcp_client_request_duration_seconds_sum":
+        elif name == f"{_DURATION}_sum" and labels["method"] not in _ASIDE:
             seconds[endpoint] = seconds.get(endpoint, 0.0) + value
     for endpoint, entry in found.items():
         entry["latency_ms"] = _latency(buckets.get(endpoint, {}), seconds.get(endpoint, 0.0))
     return found
+
+
+def _note(entry: dict[str, Any], name: str, labels: Mapping[str, str], value: float) -> None:
+    if name in _SUMS:
+        entry[_SUMS[name]] += int(value)
+    if name == "mcp_client_errors_total":
+        entry["errors_by_type"][labels["type"]] = int(value)
+    elif name == "mcp_client_breaker_state" and value:
+        entry["breaker"] = labels["state"]
 
 
 def _latency(buckets: Mapping[float, float], seconds: float) -> dict[str, float | None]:

@@ -19,9 +19,9 @@ from ..engine.caller import Caller, Handler, Incoming
 from ..engine.connect import Introduction
 from ..engine.dispatch import Job
 from ..engine.interrupts import let_go
-from ..exceptions import MCPConnectionError, MCPError, MCPTimeoutError
+from ..exceptions import MCPConnectionError, MCPError, MCPTimeoutError, Refused, TooManyRequests
 from ..protocol.messages import Notification
-from .endpoints import Endpoint
+from .endpoints import ENDED, LOST, SPARE, USED, Endpoint, Place
 from .health import FIRST_PAUSE, LONGEST_PAUSE
 
 CLOSE_SECONDS = 5.0
@@ -95,20 +95,27 @@ class Link:
         version: The group's, when it was found that there is no better one; 0: nobody has looked.
         spare: Whether a check has made it, and nobody has asked anything else there.
         listening: The open-ended questions that are under way: they never end by themselves.
+        closed: Whether it was closed, or is being closed.
+        counted: Whether what has happened here is in the sum of what has happened on all that are gone.
     """
 
-    __slots__ = ("_places", "caller", "endpoint", "health", "line", "listening", "spare", "version", "voice")
+    __slots__ = (
+        *("caller", "closed", "counted", "endpoint", "health", "line", "listening", "spare", "version", "voice"),
+        "_place",
+    )
 
-    def __init__(self, caller: Caller, voice: Voice, line: Line) -> None:
+    def __init__(self, caller: Caller, voice: Voice, line: Line, place: Place) -> None:
         self.caller = caller
         self.voice = voice
         self.line = line
         self.endpoint = line.endpoint
         self.health = line.endpoint.health
         self.version = 0
-        self.spare = False
+        self.spare = place.worth == SPARE
         self.listening: list[str] = []
-        self._places = [line.endpoint.places]
+        self.closed = self.counted = False
+        self._place = place
+        place.link = self
 
     @property
     def busy(self) -> bool:
@@ -117,18 +124,20 @@ class Link:
 
     def close(self, deadline: Deadline) -> None:
         """End it. Idempotent."""
+        self.closed = True
         try:
             self.caller.close(deadline)
         finally:
-            try:
-                self._places.pop().give()  # whoever pops it, and nobody else
-            except IndexError:
-                pass  # it was given back before
+            self.endpoint.places.give(self._place)
 
     @property
-    def closed(self) -> bool:
-        """Whether it was closed."""
-        return not self._places
+    def worth(self) -> int:
+        """What it is worth."""
+        if self.caller.over:
+            return ENDED
+        if self.caller.must_connect and not self.busy:
+            return LOST
+        return SPARE if self.spare else USED
 
 
 class Leaving:
@@ -144,13 +153,14 @@ class Leaving:
     def __init__(self, run: Callable[[Job], bool]) -> None:
         self._run = run
         self._past: Counter[str] = Counter()
-        self._going: list[Link] = []
-        self.waiting: list[Link] = []
+        self._going: list[Link]
+        self.waiting: list[Link]
         self.forked()
 
     def forked(self) -> None:
-        """Be as new: at first, and in a forked child."""
+        """Be as new: at first, and in a forked child, where there is nothing to close."""
         self._lock = threading.Lock()  # guards waiting, _going, _past
+        self.waiting, self._going = [], []
 
     @property
     def counters(self) -> Counter[str]:
@@ -164,7 +174,10 @@ class Leaving:
     def add(self, link: Link) -> None:
         """Close a link as soon as nobody waits there."""
         with self._lock:
-            if link in self.waiting or link in self._going or link.closed:
+            if link in self.waiting or link in self._going:
+                return
+            if link.closed:
+                self._count(link)
                 return
             self.waiting = [*self.waiting, link]
         self.sweep()
@@ -192,9 +205,13 @@ class Leaving:
             link.close(deadline)
         finally:
             with self._lock:
-                if link in self._going:
-                    self._going = [other for other in self._going if other is not link]
-                    self._past.update(link.caller.counters)
+                self._going = [other for other in self._going if other is not link]
+                self._count(link)
+
+    def _count(self, link: Link) -> None:
+        if not link.counted:
+            link.counted = True
+            self._past.update(link.caller.counters)
 
 
 class Line:
@@ -229,6 +246,7 @@ class Line:
         self._closed = False
         self._spoken = ""
         self._tried = self._next = self._pause = 0.0
+        self._unhurt = False
         self._seen = 0
         self.forked()
         endpoint.lines.add(self)
@@ -253,8 +271,7 @@ class Line:
                 raise MCPTimeoutError(text, details={"phase": "connect"}, may_have_run=False)
             try:
                 if self.link is None or self.link.caller.over:
-                    self._pace()
-                    self._put(self.dial(deadline))
+                    self._put(self._dial_in_time(deadline))
                 assert self.link is not None
                 return self.link
             finally:
@@ -270,12 +287,22 @@ class Line:
             _while_connecting(error)
             raise
 
-    def dial(self, deadline: Deadline) -> Link:
-        """Return a new connection, which is not the line's yet; raises as connecting does."""
+    def _dial_in_time(self, deadline: Deadline) -> Link:
+        before = self._tried, self._next, self._pause, self._seen
+        self._pace()
+        try:
+            return self.dial(deadline)
+        except BaseException as error:
+            if isinstance(error, Refused) or not isinstance(error, Exception):  # it is we who said no; or Ctrl-C
+                self._tried, self._next, self._pause, self._seen = before
+            raise
+
+    def dial(self, deadline: Deadline, worth: int = USED) -> Link:
+        """Return a new connection of such worth, which is not the line's yet; raises as connecting does."""
         endpoint, voice = self.endpoint, Voice(self._handler())
         if self._closed or endpoint.gone:
             raise self._closed_error()
-        endpoint.places.take()
+        place = endpoint.places.take(worth)
         try:
             introduction = replace(
                 self._introduction, handler=voice, opened=self._note_opening, renewed=self._renewed(voice),
@@ -283,7 +310,9 @@ class Line:
             )  # fmt: skip
             caller = endpoint.transport.converse(introduction, deadline)
         except BaseException as error:
-            endpoint.places.give()
+            endpoint.places.give(place)
+            if not isinstance(error, Exception) and self._opening is not None:  # Ctrl-C, perhaps after it was made
+                self._opening.hang_up(Deadline(0))
             if isinstance(error, MCPError):
                 _while_connecting(error)
             if isinstance(error, MCPError) or not isinstance(error, Exception):
@@ -293,7 +322,11 @@ class Line:
         finally:
             self._opening = None
         self._spoken = caller.agreement.era.version
-        return Link(caller, voice, self)
+        link = Link(caller, voice, self, place)
+        if not endpoint.places.holds(place):
+            link.close(Deadline(CLOSE_SECONDS))
+            raise TooManyRequests(f"{endpoint.name}: somebody needed the place more", may_have_run=False)
+        return link
 
     def adopt(self, link: Link) -> bool:
         """Make a connection the line's own; False: it has one, or needs none."""
@@ -315,14 +348,18 @@ class Line:
             link.close(Deadline(CLOSE_SECONDS))
 
     def drop(self, link: Link) -> None:
-        """Let go of a connection; the next who needs one makes a new one."""
+        """Let go of a connection; the next who needs one makes a new one, at once if this one has not failed."""
         if self.link is link:
             self.link = None
+            self._unhurt = not (link.caller.over or link.caller.must_connect)
         self._leaving.add(link)
 
     def _pace(self) -> None:
         """Raise MCPConnectionError where it is too soon to connect again: between two attempts there are pauses."""
         now, seen = self.endpoint.health.clock(), self.endpoint.seen_well
+        unhurt, self._unhurt = self._unhurt, False
+        if unhurt:  # it is we who ended the last one
+            self._next, self._pause = now, 0.0
         if seen != self._seen or now - self._next > LONG_LIFE_SECONDS:  # it works again, or has worked for long
             self._next, self._pause, self._seen = min(self._next, self._tried + FIRST_PAUSE), 0.0, seen
         if now < self._next:
@@ -349,6 +386,11 @@ class Line:
     def _closed_error(self) -> MCPConnectionError:
         why = "was unregistered" if self.endpoint.gone else "is not to be connected any more"
         return MCPConnectionError(f"{self.endpoint.name} {why}", details={"phase": "closed"}, may_have_run=False)
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was ended for good."""
+        return self._closed
 
     def hang_up(self, deadline: Deadline) -> None:
         """Begin to end it for good, and wait for nothing."""

@@ -22,7 +22,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from ..deadlines import DEFAULT_TIMEOUT, Deadline, as_timeout
 from ..engine.caller import Caller, Incoming, Question
@@ -46,6 +46,14 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 F = TypeVar("F", bound="Callable[[str, dict[str, Any]], Any]")
+
+
+class Follower(Protocol):
+    """Whoever wants to know of each endpoint, such as TransportMetrics."""
+
+    def arrived(self, name: str, transport: Any) -> object:
+        """Take note of an endpoint that is new."""
+
 
 CLOSE_SECONDS = 5.0
 """How long closing may take unless told otherwise."""
@@ -175,12 +183,20 @@ class TransportManager:
         """Return what ``Client(...)`` takes.
 
         A client's conversation begins with the endpoint of that name, goes on with another of its group when that one
-        fails, and returns. With the name of a group, the strategy chooses where each conversation is at home.
+        fails, and returns. With the name of a group, the strategy chooses where each conversation is at home; a name
+        that an endpoint and a group share is the endpoint's.
 
         Raises:
             NoEndpoint: There is neither an endpoint nor a group of that name.
         """
         return Entrance(self, name, *self._fleet.found(name))
+
+    def follow(self, follower: Follower) -> None:
+        """Have ``follower.arrived(name, transport)`` called for every endpoint that is registered from now on.
+
+        That is done when ``register_transport`` returns. The follower is held weakly.
+        """
+        self._fleet.follow(follower)
 
     # -- requests -----------------------------------------------------------------------------------------------------
 
@@ -312,7 +328,8 @@ class TransportManager:
     def on_health_event(self, function: F) -> F:
         """Call ``function(event, data)`` when something changes (module docstring); usable as a decorator.
 
-        It runs on a thread for that, one after the other; one that raises is logged.
+        It runs on a thread for that, one after the other; one that raises is logged. While one takes its time, up to
+        1000 events wait; further ones are dropped.
         """
         if not callable(function):
             raise TypeError(f"on_health_event wants a function, not {type(function).__name__}")
@@ -399,14 +416,15 @@ class Fleet:
         self._leaving = Leaving(self._closers.offer)
         self.checks = Checks(interval, self._checkers.offer, self.line)
         self.endpoints: dict[str, Endpoint] = {}
-        self.groups: dict[str, Group] = {}
+        self.groups: weakref.WeakValueDictionary[str, Group] = weakref.WeakValueDictionary()  # endpoints hold them
         self._lines: dict[Endpoint, tuple[Line, _Overhearing]] = {}
         self._catalogues: dict[Endpoint, Catalogue] = {}
         self._answered_by: dict[str, str] = {}
         self._conversations: weakref.WeakSet[Failover] = weakref.WeakSet()
+        self._followers: weakref.WeakSet[Follower] = weakref.WeakSet()
         self._begun = False
         self._closing = False
-        self._lock = threading.Lock()  # guards endpoints, groups, _lines, _conversations, _begun
+        self._lock = threading.Lock()  # guards endpoints, groups, _lines, _conversations, _followers, _begun
         tell_of_forks(self)
 
     def begin(self) -> bool:
@@ -416,9 +434,10 @@ class Fleet:
             return False
         with self._lock:
             begun, self._begun = self._begun, True
+            endpoints = list(self.endpoints.values())  # who comes later begins by itself
         if begun:
             return False
-        for endpoint in list(self.endpoints.values()):
+        for endpoint in endpoints:
             self.checks.begin(endpoint)
         return True
 
@@ -435,17 +454,24 @@ class Fleet:
             self._check_open()
             if name in self.endpoints:
                 raise ValueError(f"there is an endpoint named {name!r} already: {self.endpoints[name].transport.name}")
-            if group_name not in self.groups:
+            group = self.groups.get(group_name)
+            if group is None:
                 group = Group(group_name, ORDERINGS[self._strategy], self.tell)
-                self.groups = {**self.groups, group_name: group}
-            group = self.groups[group_name]
+                self.groups = weakref.WeakValueDictionary({**self.groups, group_name: group})
             health = Health(self._threshold, min(self._interval or LONGEST_PAUSE, LONGEST_PAUSE))
             endpoint = Endpoint(name, transport, weight, group, health, self._places)
             self.endpoints = {**self.endpoints, name: endpoint}
             group.add(endpoint)
-            begun = self._begun
+            begun, followers = self._begun, list(self._followers)
+        for follower in followers:
+            follower.arrived(name, transport)
         if begun:
             self.checks.begin(endpoint)
+
+    def follow(self, follower: Follower) -> None:
+        """Tell a follower of every endpoint to come."""
+        with self._lock:
+            self._followers.add(follower)
 
     def remove(self, endpoint: Endpoint, deadline: Deadline) -> None:
         """Remove an endpoint, and close its connections."""
@@ -455,6 +481,7 @@ class Fleet:
             endpoint.group.remove(endpoint)
             self._lines.pop(endpoint, None)
             self._catalogues.pop(endpoint, None)
+            self._answered_by.pop(endpoint.name, None)
         self.checks.end(endpoint)
         for line in list(endpoint.lines):
             line.close(deadline)
@@ -469,15 +496,15 @@ class Fleet:
 
     def found(self, name: str) -> tuple[Group, str | None]:
         """Return the group of an endpoint, and its name; or a group, and None. Raises NoEndpoint."""
-        if name not in self.endpoints and name in self.groups:
-            return self.groups[name], None
-        return self.named(name).group, name
+        group = self.groups.get(name) if name not in self.endpoints else None
+        return (group, None) if group is not None else (self.named(name).group, name)
 
     # -- connections --------------------------------------------------------------------------------------------------
 
     def line(self, endpoint: Endpoint) -> Line:
-        """Return the manager's own line to an endpoint."""
+        """Return the manager's own line to an endpoint; raises MCPConnectionError where the manager is closed."""
         with self._lock:
+            self._check_open()  # or it would be closed by nobody
             pair = self._lines.get(endpoint)
             if pair is None:
                 ear = _Overhearing(lambda: self._catalogues.get(endpoint))
@@ -540,11 +567,12 @@ class Fleet:
     def restart(self, endpoint: Endpoint, deadline: Deadline) -> None:
         """Connect every line anew that is connected; the manager's own if there is none."""
         self._check_open()
-        lines = [line for line in list(endpoint.lines) if line.link is not None] or [self.line(endpoint)]
+        open_lines = [line for line in list(endpoint.lines) if line.link is not None and not line.closed]
+        lines = open_lines or [self.line(endpoint)]
         passage = endpoint.health.look()
         try:
             for number, line in enumerate(lines):
-                line.restart(share(deadline, len(lines) - number))
+                _restart(line, share(deadline, len(lines) - number))
         except BaseException as error:
             endpoint.failed(passage, error)
             raise
@@ -562,6 +590,7 @@ class Fleet:
         for number, endpoint in enumerate(order):
             try:
                 if self._catalogue(endpoint, share(deadline, len(order) - number), wanted):
+                    endpoint.group.took(endpoint)
                     return endpoint
             except MCPError as error:
                 unknown.append(f"{endpoint.name} could not be asked: {error}")
@@ -573,14 +602,18 @@ class Fleet:
         try:
             link = self.line(endpoint).connected(deadline)
             link.spare = False
-            catalogue = self._catalogues.get(endpoint)
+            before = catalogue = self._catalogues.get(endpoint)
             if catalogue is None or catalogue.caller is not link.caller:
                 catalogue = self._catalogues[endpoint] = Catalogue(link.caller)
+            asked = catalogue.looked_up
             found = catalogue.offers(wanted, deadline)
         except BaseException as error:
             endpoint.failed(passage, error)
             raise
-        endpoint.lived(passage)
+        if catalogue is not before or catalogue.looked_up != asked:
+            endpoint.lived(passage)
+        else:  # what is kept says nothing of the server of today
+            endpoint.health.nothing_found(passage)
         return found
 
     # -- the end ------------------------------------------------------------------------------------------------------
@@ -625,6 +658,14 @@ class Fleet:
         for group in self.groups.values():
             group.forked()
         self._begun = False
+
+
+def _restart(line: Line, deadline: Deadline) -> None:
+    try:
+        line.restart(deadline)
+    except MCPError:
+        if not line.closed:  # else whose it was has just closed it, and wants no other
+            raise
 
 
 class _Overhearing:

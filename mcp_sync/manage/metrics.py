@@ -53,7 +53,7 @@ from ..exceptions import NoEndpoint
 from ..observe import Called, Event, Finished, Streaming
 from ..policies import number, whole
 from .exporting import JsonLines, Ticker
-from .figures import BUCKETS, OTHER, Figures, summary
+from .figures import BUCKETS, Figures, summary
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -82,8 +82,9 @@ class TransportMetrics:
 
     Args:
         target: What to measure: a TransportManager, a transport, a Client, a mapping of names to transports, or
-            anything whose ``endpoints`` have ``name`` and ``transport``. Endpoints are looked up again at each export
-            and each scrape; what happened before that at a new one is not counted, unless it is told to ``watch``.
+            anything whose ``endpoints`` have ``name`` and ``transport``. The endpoints of a manager are measured from
+            when they are registered, whichever of the two is made first; others are looked up again at each export
+            and each scrape. What cannot be observed is left out there.
         export_interval: Seconds between two exports.
         exporters: ``prometheus`` (``wsgi_app``, ``textfile``) and ``json``; None is prometheus, and what else a
             destination is given for.
@@ -92,7 +93,8 @@ class TransportMetrics:
             ``mcp_sync.metrics`` at level INFO.
         name: What to call the endpoint where it has no other name; None is the transport's.
         buckets: Upper bounds of the histograms, in seconds.
-        max_endpoints: How many endpoints have a label of their own.
+        max_endpoints: How many endpoints have a label of their own; those that are no more count, for their figures
+            stay.
 
     Raises:
         ImportError: prometheus-client is not installed: the extra is ``[metrics]``.
@@ -125,8 +127,14 @@ class TransportMetrics:
         self._lock = threading.Lock()  # guards _watchers, _alerts, _closed
         self._closed = False
         self._manager = target if _is_manager(target) else None  # transports belong to the user, or to a manager
-        for endpoint, transport in () if target is None else _endpoints_of(target, name):
-            self.watch(endpoint, transport)
+        follow = getattr(self._manager, "follow", None)
+        if callable(follow):
+            follow(self)
+        if self._manager is not None:
+            self._look()
+        elif target is not None:
+            for endpoint, transport in _endpoints_of(target, name):
+                self.watch(endpoint, transport)
         self._ticker = Ticker("mcp-metrics", interval, self.export)
         if self._textfile is not None or self._lines is not None:
             self._ticker.start()
@@ -161,15 +169,21 @@ class TransportMetrics:
         """
         if not callable(getattr(transport, "observe", None)):
             raise TypeError(f"there is nothing to measure in {transport!r}: it has no observe()")
+        self._forget_dead()
         with self._lock:
-            old = self._watchers.get(id(transport))
-            if self._closed or (old is not None and old.transport() is transport):
+            if self._closed or id(transport) in self._watchers:
                 return
-            known = {watcher.endpoint for watcher in self._watchers.values()}
-            endpoint = str(name)[:LONGEST_NAME] if len(known) < self._most or name in known else OTHER
+            endpoint = self._figures.begin(str(name)[:LONGEST_NAME], self._most)
             watcher = self._watchers[id(transport)] = _Watcher(self, endpoint, transport)
-        self._figures.begin(endpoint)
         transport.observe(watcher)
+
+    def arrived(self, name: str, transport: Any) -> None:
+        """Measure an endpoint that the manager has from now on, if that is possible."""
+        if callable(getattr(transport, "observe", None)):
+            self.watch(name, transport)
+            watcher = self._watchers.get(id(transport))
+            if watcher is not None:
+                watcher.looked_up = True
 
     def unwatch(self, transport: Any) -> None:
         """Measure this transport no more; what was counted stays."""
@@ -179,19 +193,27 @@ class TransportMetrics:
             watcher.leave()
             self._figures.end(watcher.endpoint, watcher.under_way)
 
+    def _forget_dead(self) -> None:
+        """Forget transports that nobody has any more."""
+        with self._lock:
+            dead = [key for key, watcher in self._watchers.items() if watcher.transport() is None]
+            watchers = [self._watchers.pop(key) for key in dead]
+        for watcher in watchers:
+            self._figures.end(watcher.endpoint, watcher.under_way)
+
     def _look(self) -> None:
         """Measure what the manager has by now, and no longer what it has no more."""
+        self._forget_dead()
         if self._manager is None:
             return
+        before = list(self._watchers.items())  # who arrives meanwhile is none of those that have left
         found = {id(transport): (name, transport) for name, transport in _endpoints_of(self._manager, None)}
-        for key, watcher in list(self._watchers.items()):
+        for key, watcher in before:
             transport = watcher.transport()
             if watcher.looked_up and key not in found and transport is not None:
                 self.unwatch(transport)
-        for key, (name, transport) in found.items():
-            self.watch(name, transport)
-            if key in self._watchers:
-                self._watchers[key].looked_up = True
+        for name, transport in found.values():
+            self.arrived(name, transport)
 
     # -- what the application adds ------------------------------------------------------------------------------------
 
@@ -326,7 +348,7 @@ class TransportMetrics:
         self._firing = frozenset()
         for watcher in self._watchers.values():
             watcher.forked()
-            self._figures.begin(watcher.endpoint)
+            self._figures.begin(watcher.endpoint, self._most)
         for name in self._alerts:
             self._figures.alerts.labels(name).set(0)
 

@@ -185,12 +185,19 @@ def _addresses_of(origin: Origin, patience: Deadline) -> list[str]:
 
 # Each begins at the beginning of a word only, and can match in one way only, or a long line would take quadratic time.
 _HEADER = re.compile(
-    r"(?i)\b((?:proxy-)?authorization|(?:set-)?cookie|x-api-key|mcp-session-id)(['\"]?\s{0,5}[:=]\s{0,5})"
+    r"(?i)\b((?:proxy-)?authorization|(?:set-)?cookie|x-api-key|mcp[-_]session[-_]id)(['\"]?\s{0,5}[:=]\s{0,5})"
     r"('[^'\r\n]*'|\"[^\"\r\n]*\"|[^\r\n]+)"
 )
 _SCHEME = re.compile(r"(?i)\b(bearer|basic|digest|negotiate)\s{1,5}[A-Za-z0-9._~+/=-]{6,}")
-_NAMED = re.compile(r"(?<![A-Za-z0-9_.-])([A-Za-z0-9_.-]+)['\"]?\s{0,5}[:=]\s{0,5}")
+_NAMED = re.compile(
+    r"(?<![A-Za-z0-9_.-])(?:(?P<option>--[A-Za-z0-9_.-]+)['\"]?,?\s{1,5}(?!['\"]?--)"
+    r"|(?P<name>[A-Za-z0-9_.-]+)['\"]?\s{0,5}[:=]>?\s{0,5})"
+)
 _VALUE = re.compile(r"'[^'\r\n]*'|\"(?:[^\"\\\r\n]|\\.)*\"|[^\s,;&'\"}\])]+")
+_ISSUED = re.compile(  # by model providers, code forges, clouds and package registries, which want them to be found
+    r"(?<![A-Za-z0-9])(?:sk-[\w-]{20,}|gh[oprsu]_[A-Za-z0-9]{30,}|github_pat_\w{20,}|glpat-[\w-]{20,}"
+    r"|xox[abeoprs]-[\w-]{10,}|A(?:KIA|SIA)[A-Z0-9]{16}|AIza[\w-]{30,}|hf_[A-Za-z0-9]{30,}|npm_[A-Za-z0-9]{30,})"
+)
 _JWT = re.compile(r"(?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_-]{5,}\.[A-Za-z0-9_-]{5,}\.[A-Za-z0-9_-]*")
 
 
@@ -198,8 +205,8 @@ def redact_text(text: str, secrets: Iterable[str] = ()) -> str:
     """Return a text without what usually is a secret in it.
 
     That is: user names, passwords, queries and fragments of URLs; values of headers that prove who asks; what follows
-    ``Bearer`` and its like; values of names that usually hold secrets (``token=...``, ``"password": "..."``); JSON Web
-    Tokens; and these secrets.
+    ``Bearer`` and its like; values of names that usually hold secrets (``token=...``, ``"password": "..."``, ``--token
+    ...``); JSON Web Tokens, and keys that are known by how they begin (``sk-...``, ``ghp_...``); and these secrets.
 
     Args:
         text: The text.
@@ -208,7 +215,7 @@ def redact_text(text: str, secrets: Iterable[str] = ()) -> str:
     text = redact_url(mask(text, secrets))
     text = _HEADER.sub(lambda found: f"{found[1]}{found[2]}{_masked(found[3])}", text)
     text = _SCHEME.sub(rf"\1 {MASK}", text)
-    return _JWT.sub(MASK, _without_values(text))
+    return _ISSUED.sub(MASK, _JWT.sub(MASK, _without_values(text)))
 
 
 def _without_values(text: str) -> str:
@@ -217,7 +224,7 @@ def _without_values(text: str) -> str:
     at = looked = 0
     while named := _NAMED.search(text, looked):
         looked = named.end()
-        value = _VALUE.match(text, looked) if names_a_secret(named[1]) else None
+        value = _VALUE.match(text, looked) if names_a_secret(named["option"] or named["name"]) else None
         if value is not None and not value[0].startswith("//"):
             shown += [text[at:looked], _masked(value[0])]
             at = looked = value.end()

@@ -47,6 +47,8 @@ BUCKETS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120
 """Upper bounds of ``mcp.client.operation.duration``, in seconds, as the conventions want them."""
 OF_THE_SPAN_ALONE = {"jsonrpc.request.id", "mcp.session.id", "mcp.resource.uri"}
 """Attributes of which there are too many for a metric."""
+LONGEST_CONTEXT = 8192
+"""Characters: the most that anybody has to take of a context; the API would log the whole of what it refuses."""
 LONGEST_TEXT = 200
 """Characters of an error's text that become the description of a status."""
 
@@ -140,12 +142,12 @@ class Tracing:
         """Return the context that came in the ``_meta`` of a request: the parent for the spans of a server.
 
         Args:
-            meta: What is not text is ignored.
+            meta: What is no text, is very long, or cannot be encoded is ignored: it comes from a client.
 
         Raises:
             ImportError: The API of OpenTelemetry is not installed.
         """
-        context: Context = _library()[2].extract({key: one for key, one in meta.items() if isinstance(one, str)})
+        context: Context = _library()[2].extract({key: one for key, one in meta.items() if _may_be_context(one)})
         return context
 
     # -- for Traced ---------------------------------------------------------------------------------------------------
@@ -391,6 +393,16 @@ def _place_of(transport: Any) -> dict[str, Any]:
 def _session_id(transport: Callable[[], Any]) -> str | None:
     found = getattr(transport(), "session_id", None)
     return found if isinstance(found, str) else None
+
+
+def _may_be_context(value: object) -> bool:
+    if not isinstance(value, str) or len(value) > LONGEST_CONTEXT:
+        return False
+    try:
+        value.encode()
+    except UnicodeError:  # half of a pair of surrogates, which JSON can say
+        return False
+    return True
 
 
 def _library() -> tuple[Any, Any, Any]:

@@ -26,11 +26,20 @@ METADATA = frozenset(
     )
 )
 """The addresses: of all clouds, of containers at Amazon, of Alibaba, Oracle, Azure and Google."""
-PRIVATE_ENDINGS = frozenset({"local", "internal", "intranet", "lan", "home", "corp", "private", "localdomain", "arpa"})
+PRIVATE_ENDINGS = frozenset(
+    {
+        *("local", "internal", "intranet", "lan", "home", "corp", "private", "localdomain", "arpa", "test"),
+        *("svc", "consul"),  # kubernetes.default.svc, web.service.consul
+    }
+)
 """Last parts of names that mean something in one network only; ``arpa`` for ``home.arpa``, and nobody serves there."""
 
 _SHARED = ip_network("100.64.0.0/10")  # RFC 6598: behind a provider's NAT
-_NAT64 = (ip_network("64:ff9b::/96"), ip_network("64:ff9b:1::/48"))
+_NAT64 = ip_network("64:ff9b::/96")
+_NOWHERE = (  # what not every version of ipaddress knows
+    *(ip_network("192.0.0.0/24"), ip_network("3fff::/20"), ip_network("5f00::/16")),
+    ip_network("64:ff9b:1::/48"),  # RFC 8215: an IPv4 address that only one network can read
+)
 _COMPATIBLE = ip_network("::/96")
 
 # Scripts that are written together, each with Latin: Japanese, Korean, and Chinese with its phonetic signs.
@@ -79,6 +88,8 @@ def _danger(address: IPv4Address | IPv6Address) -> tuple[str, str]:
         return NEVER, "is that of a group"
     if isinstance(address, IPv6Address) and address.is_site_local:
         return PRIVATE, "is in a private network"
+    if any(address in network for network in _NOWHERE):
+        return NEVER, "is nowhere on the Internet"
     if address.is_reserved or str(address) == "255.255.255.255":
         return NEVER, "is reserved"
     if isinstance(address, IPv4Address) and address in _SHARED:
@@ -95,9 +106,7 @@ def _inside(address: IPv4Address | IPv6Address) -> IPv4Address | None:
     found = address.ipv4_mapped or address.sixtofour or (address.teredo[1] if address.teredo else None)
     if found is not None:
         return found
-    embedded = any(address in network for network in _NAT64)
-    if address in _COMPATIBLE and int(address) > 1:
-        embedded = True
+    embedded = address in _NAT64 or (address in _COMPATIBLE and int(address) > 1)
     return IPv4Address(int(address) & 0xFFFFFFFF) if embedded else None
 
 

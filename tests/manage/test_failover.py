@@ -114,8 +114,9 @@ class TestFailoverOfTwo(CallerContract):
 T = 9.0
 ACT: Question[Any] = Question("tools/call")
 READ: Question[Any] = Question("tools/list")
-UP, REFUSING, HANGING, DYING, MUTE = "up", "refusing", "hanging", "dying", "mute"
-"""Works; takes no connection; lets who connects wait; ends after it has read a request; reads and never answers."""
+UP, REFUSING, HANGING, DYING, MUTE, INTERRUPTED = "up", "refusing", "hanging", "dying", "mute", "interrupted"
+"""Works; takes no connection; lets who connects wait; ends after it has read a request; reads and never answers; lets
+the user lose patience."""
 
 
 class Site:
@@ -142,6 +143,8 @@ class Site:
         if self.condition == HANGING:
             self.hang(deadline)
             raise MCPTimeoutError(f"{self.name} hangs")
+        if self.condition == INTERRUPTED:
+            raise KeyboardInterrupt
         self.connections.append(Connected(self, introduction))
         return self.connections[-1]
 
@@ -385,6 +388,55 @@ def test_after_a_check_that_went_well_nobody_waits_before_connecting(monkeypatch
     assert bench.ask() == "a"
 
 
+def test_a_connection_that_we_have_ended_ourselves_is_no_reason_to_wait() -> None:
+    bench = Bench(UP, UP, threshold=1).begin()
+    for _ in range(5):
+        bench.group.switch("a")
+        assert bench.ask() == "b"
+        bench.group.switch_back("a")
+        assert bench.ask() == "a"  # though its last connection was made a moment ago
+    bench.sites[0].connections[-1].dead = True
+    assert bench.ask() == "b"  # one that has failed is
+    assert len(bench.sites[0].dials) == 6
+
+
+def test_what_is_closed_while_it_begins_connects_to_nothing() -> None:
+    bench = Bench(UP, UP)
+    order = bench.group.order
+
+    def late(home: str | None) -> list[Endpoint]:
+        bench.caller.close(bench.clock.deadline())
+        return order(home)
+
+    bench.group.order = late  # type: ignore[method-assign]
+    with pytest.raises(MCPConnectionError, match="is closed"):
+        bench.begin()
+    assert [site.dials for site in bench.sites] == [[], []]
+
+
+def test_ctrl_c_while_it_connects_is_no_failure() -> None:
+    bench = Bench(UP).begin()
+    bench.clock.now += 100
+    bench.sites[0].connections[0].dead = True
+    bench.sites[0].condition = INTERRUPTED
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            bench.ask()
+    bench.sites[0].condition = UP
+    assert bench.ask() == "a"  # at once
+    assert bench.places.taken == 1
+
+
+def test_a_place_from_before_a_fork_is_not_given_back_after_it() -> None:
+    bench = Bench(UP).begin()
+    link = bench.caller._here
+    assert link is not None
+    assert bench.places.taken == 1
+    bench.places.forked()
+    link.close(bench.clock.deadline())
+    assert bench.places.taken == 0
+
+
 def test_a_lost_connection_is_made_again_at_home_and_the_server_is_told_again() -> None:
     renewed: list[Deadline] = []
     bench = Bench(UP, UP, renewed=renewed.append).begin()
@@ -453,15 +505,16 @@ def test_flapping_up_100_ms_down_100_ms_for_60_s() -> None:
 
 def test_a_connection_beyond_the_limit_is_refused_and_nothing_is_sent() -> None:
     bench = Bench(UP, UP)
-    bench.places = None  # type: ignore[assignment]
+    place = (places := Places(1)).take()
     for endpoint in bench.group.order(None):
-        endpoint.places = Places(1)
-        endpoint.places.take()
+        endpoint.places = places
     with pytest.raises(AllTransportsFailed) as caught:
         bench.begin()
     assert {type(cause) for cause in caught.value.causes.values()} == {TooManyRequests}
     assert [site.dials for site in bench.sites] == [[], []]
     assert bench.health("a").status == "healthy"  # it is we who said no
+    places.give(place)
+    assert bench.ask() == "a"  # and at once: nothing was tried
 
 
 def test_a_transport_that_raises_anything_is_one_that_cannot_be_reached() -> None:

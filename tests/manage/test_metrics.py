@@ -269,6 +269,55 @@ def test_the_endpoints_of_a_real_manager_are_measured_each_by_itself() -> None:
         assert len(far.calls("echo")) == 7
 
 
+def test_endpoints_that_come_and_go_have_no_more_labels_than_the_limit() -> None:
+    with TransportMetrics(max_endpoints=3) as metrics:
+        for number in range(9):
+            metrics.watch(f"s{number}", source := Source())
+            source.tell(*call())
+            metrics.unwatch(source)
+        endpoints = metrics.snapshot()["endpoints"]
+        assert {name: one["requests"] for name, one in endpoints.items()} == {"s0": 1, "s1": 1, "s2": 1, "other": 6}
+        metrics.watch("s1", source := Source())  # its label is its own still
+        source.tell(*call())
+        assert metrics.snapshot()["endpoints"]["s1"]["requests"] == 2
+
+
+def test_a_transport_that_nobody_has_any_more_is_forgotten_with_its_calls() -> None:
+    with TransportMetrics() as metrics:
+        for _ in range(3):
+            metrics.watch("calc", source := Source())
+            source.tell(call()[0])
+            del source
+        gc.collect()
+        assert metrics.snapshot()["endpoints"]["calc"]["in_flight"] == 0
+        assert repr(metrics) == "<TransportMetrics of nothing>"
+
+
+def test_an_endpoint_that_is_registered_later_is_measured_from_its_first_call() -> None:
+    with Server("stateless") as server, TransportManager() as manager, TransportMetrics(manager) as metrics:
+        assert metrics.snapshot()["endpoints"] == {}
+        manager.register_transport("late", StreamableHTTPTransport(server.url, timeout=PATIENCE))
+        manager.send_request("late", "tools/call", {"name": "echo", "arguments": {}})
+        manager.unregister_transport("late")  # before anybody has looked
+        assert metrics.snapshot()["endpoints"]["late"]["requests"] >= 1
+        follower = weakref.ref(metrics)
+        del metrics
+    gc.collect()
+    assert follower() is None
+    manager.follow(broken := Source())  # type: ignore[arg-type]
+    del broken
+    assert list(manager._fleet._followers) == []
+
+
+def test_what_cannot_be_observed_in_a_manager_is_left_out() -> None:
+    inner = TransportManager()
+    inner.register_transport("one", MemoryTransport(SimpleNamespace(serve=lambda channel: None)))
+    with TransportManager() as manager:
+        manager.register_transport("nested", inner.endpoint("one"))  # type: ignore[arg-type]
+        with TransportMetrics(manager) as metrics:
+            assert metrics.snapshot()["endpoints"] == {}
+
+
 @pytest.mark.parametrize("target", ["http://host/mcp", 7, [1], object()])
 def test_what_cannot_be_measured_is_refused(target: Any) -> None:
     with pytest.raises((TypeError, AttributeError)):
@@ -311,10 +360,12 @@ def test_what_is_closed_counts_no_more_and_costs_nothing(source: Source) -> None
 
 def test_a_snapshot_sums_up(source: Source, metrics: TransportMetrics) -> None:
     for number in range(100):
-        source.tell(*call("ping" if number % 2 else "tools/call", seconds=0.02 if number < 99 else 2.0))
+        source.tell(*call("tools/list" if number % 2 else "tools/call", seconds=0.02 if number < 99 else 2.0))
     source.tell(*call(error="ServerError"), CircuitChanged("s", "open"))
+    for method in ("initialize", "server/discover", "ping"):  # a start and checks, which are no calls
+        source.tell(*call(method, seconds=60.0))
     entry = metrics.snapshot()["endpoints"]["calc"]
-    assert entry["requests"] == 101
+    assert entry["requests"] == 104
     assert entry["errors"] == 1
     assert entry["errors_by_type"] == {"ServerError": 1}
     assert entry["breaker"] == "open"

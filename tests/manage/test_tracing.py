@@ -421,6 +421,15 @@ def test_a_server_goes_on_with_the_trace(records: Records) -> None:
     assert (inside.context.trace_id, inside.parent.span_id) == (outside.context.trace_id, outside.context.span_id)
 
 
-def test_nonsense_in_meta_is_no_context() -> None:
-    for meta in ({}, {"traceparent": 7}, {"traceparent": "nonsense"}, {"traceparent": ["x"], "baggage": None}):
+def test_nonsense_in_meta_is_no_context(caplog: pytest.LogCaptureFixture) -> None:
+    long = "a=b," * 100_000
+    for meta in (
+        {},
+        {"traceparent": 7},
+        {"traceparent": "nonsense"},
+        {"traceparent": ["x"], "baggage": None},
+        {"baggage": "\udfff=1", "traceparent": "\udfff"},
+        {"traceparent": long, "tracestate": long, "baggage": long},
+    ):
         assert not trace.get_current_span(Tracing.context_of(meta)).get_span_context().is_valid
+    assert len(caplog.text) < 1000  # nobody fills our log
