@@ -66,12 +66,31 @@ OTHER_DESCRIPTORS = 128
 _seconds = number(0.01, LONGEST_TIMEOUT)
 
 
+class Staff(Workers):
+    """Workers of whom some may be lent: they are with the application, but not with a client any more.
+
+    As many more may come in their place, so that calls that hang, and that no client waits for, keep nobody.
+    """
+
+    def lend(self) -> None:
+        """Take note that one of them does not count for now."""
+        with self._lock:
+            self._most += 1
+        self.offer(_nothing)  # what waits may begin at once
+
+    def take_back(self) -> None:
+        """Take note that it does again."""
+        with self._lock:
+            self._most -= 1
+
+
 class HttpHost:
     """Serves a WSGI application over HTTP/1.1.
 
     Threads: ``mcp-http-<port>`` accepts, reads and parses; up to ``threads`` workers, ``mcp-http-<port>-<n>``, call the
-    application, and each stream keeps one of them. ``run`` blocks until ``close``; ``close`` until all have ended, at
-    most until its deadline. What runs then is not interrupted: it finds the client gone (``hosts.client_gone``).
+    application, and each stream keeps one of them; as many more come as are kept by calls that no client waits for.
+    ``run`` blocks until ``close``; ``close`` until all have ended, at most until its deadline. What runs then is not
+    interrupted: it finds the client gone (``hosts.client_gone``).
     Locks: none of its own.
 
     Args:
@@ -121,7 +140,7 @@ class HttpHost:
         self._on_close = on_close
         self._server: WebServer | None = None
         self._main: threading.Thread | None = None
-        self._workers = Workers("", 1)
+        self._staff = Staff("", 1)
         self._closing = self._ending = False
         self._quiet = threading.Event()
         self._over = threading.Event()
@@ -188,8 +207,8 @@ class HttpHost:
         self._host = self._host or host
         name = f"mcp-http-{self._port}"
         most = self._options["max_connections"]
-        self._workers = Workers(name, self._options["threads"], backlog=2 * most)
-        self._server = self._make(self._app, listener, self._workers, **self._options)
+        self._staff = Staff(name, self._options["threads"], backlog=2 * most)
+        self._server = self._make(self._app, listener, self._staff, **self._options)
         tell_of_forks(self)
         self._closed_properly = close_at_exit(self)
         try:
@@ -218,14 +237,14 @@ class HttpHost:
             self._part(deadline)
         self.hang_up(deadline)
         join(self._main, deadline)
-        self._workers.close(deadline)
+        self._staff.close(deadline)
         self._closed_properly()
         self._over.set()
 
     def forked(self) -> None:
         """In a forked child: it is the parent's; give back the copies of its descriptors."""
         self._closing = self._ending = True
-        self._workers.forked()
+        self._staff.forked()
         if self._server is not None:
             self._server.disown()
         self._server = self._main = None

@@ -19,10 +19,40 @@ import select
 import socket
 import socketserver
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, Protocol
 
+REPLY = "mcp_sync.reply"
+"""Where in the WSGI environment our own host has its Reply."""
 DEEPEST = 6
 """How many streams may lie around the one that has the socket."""
+
+
+class Reply(Protocol):
+    """A response that any thread may write while the host's own is with the application; one at a time."""
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether something waits for the client to take it; if nothing does, ``tell`` waits for nothing."""
+
+    def start_response(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None, /) -> object:
+        """Take the status and the headers; the function that the host gives to the application."""
+
+    def tell(self, data: bytes, /) -> None:
+        """Write a piece, and the head before the first."""
+
+    def end(self) -> None:
+        """End the response, though the host's thread stays with the application; once, and nothing comes after it."""
+
+
+def reply_of(environ: Mapping[str, Any], start_response: object) -> Reply | None:
+    """Return the response, where the host is our own, and nobody in between wants to see what is written.
+
+    Args:
+        environ: The WSGI environment of a request.
+        start_response: What came with it.
+    """
+    reply: Reply | None = environ.get(REPLY)
+    return reply if reply is not None and start_response == reply.start_response else None
 
 
 def threads_of(environ: Mapping[str, Any], start_response: object) -> int | None:

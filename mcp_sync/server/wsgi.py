@@ -40,7 +40,7 @@ from ..protocol.messages import (
 from ..protocol.session import LISTEN
 from .answering import stateless_asker
 from .calls import Asker, Call
-from .exchange import Answered, Exchange, Exchanges, too_busy
+from .exchange import Answered, Exchange, Exchanges, Recipient, too_busy
 from .gate import Gate, StartResponse, Visitor, refuse, respond, security_of
 from .hosts import client_gone
 from .hub import Interest, Notice
@@ -92,9 +92,9 @@ class _Subscription:
 class WsgiApp:
     """A server as a WSGI application.
 
-    Threads: ``mcp-http-<number>``, one for each request that is being answered; ``mcp-http-unasked``, where somebody
-    listens for changes; with a store that processes share, the store's listener. The host's threads wait for them, and
-    write.
+    Threads: ``mcp-http-<number>``, one for each request that is being answered, or under a host of our own for each
+    that takes a while; ``mcp-http-unasked``, where somebody listens for changes; with a store that processes share, the
+    store's listener. The host's threads wait for them, and write.
     Locks: none of its own.
 
     Args:
@@ -267,9 +267,9 @@ class WsgiApp:
         def answer() -> Answered:
             return self._exchanges.answered(message, lambda: self._server.answer(call), stateless=True)
 
-        if not self._exchanges.run(exchange, answer, _client_of(visitor)):
-            return too_busy(start_response, message, "too many requests are being answered; try again later")
-        return self._response(visitor, exchange, exchange.withdrawn.set, start_response)
+        recipient = Recipient(visitor.environ, start_response, _client_of(visitor), exchange.withdrawn.set)
+        response = self._exchanges.serve(exchange, answer, recipient)
+        return _too_many(start_response, message) if response is None else response
 
     def _within_reach(self, asker: Asker, visitor: Visitor) -> Asker:
         """Return who asks, without tasks where the next request may come to a process that does not know them."""
@@ -278,12 +278,6 @@ class WsgiApp:
         extensions = dict(asker.capabilities["extensions"] or {})
         extensions.pop(TASKS_EXTENSION, None)
         return replace(asker, capabilities={**asker.capabilities, "extensions": extensions})
-
-    def _response(
-        self, visitor: Visitor, exchange: Exchange, closed: Callable[[], object], start_response: StartResponse
-    ) -> Iterable[bytes]:
-        gone = client_gone(visitor.environ)
-        return self._exchanges.respond(exchange, gone, start_response, closed)
 
     def _warn_of_the_key(self, visitor: Visitor) -> None:
         if self._warned or self._store.shared or not visitor.environ.get("wsgi.multiprocess"):
@@ -407,11 +401,13 @@ class WsgiApp:
         exchange = self._exchange(asker)
         if not self._enter(asker, request, exchange):
             return refuse(start_response, Refusal(400, INVALID_REQUEST, _still_answered(request)))
-        client = _client_of(visitor, asker)
-        if not self._exchanges.run(exchange, lambda: self._answered(request, asker, exchange), client):
+        # a client may come back for it: that its stream is over ends nothing
+        recipient = Recipient(visitor.environ, start_response, _client_of(visitor, asker), _nothing)
+        response = self._exchanges.serve(exchange, lambda: self._answered(request, asker, exchange), recipient)
+        if response is None:
             self._leave(asker, request)
-            return too_busy(start_response, request, "too many requests are being answered; try again later")
-        return self._response(visitor, exchange, _nothing, start_response)  # a client may come back for it
+            return _too_many(start_response, request)
+        return response
 
     def _enter(self, asker: Asker, request: Request, exchange: Exchange) -> bool:
         return asker.session_id is None or self._sessions.enter(asker.session_id, request.id, exchange)
@@ -451,10 +447,9 @@ class WsgiApp:
         if not requests:
             return respond(start_response, 202)
         exchange = self._exchange(asker)
-        client = _client_of(visitor, asker)
-        if not self._exchanges.run(exchange, lambda: self._answers(requests, asker, exchange), client):
-            return too_busy(start_response, None, "too many requests are being answered; try again later")
-        return self._response(visitor, exchange, _nothing, start_response)
+        recipient = Recipient(visitor.environ, start_response, _client_of(visitor, asker), _nothing)
+        response = self._exchanges.serve(exchange, lambda: self._answers(requests, asker, exchange), recipient)
+        return _too_many(start_response, None) if response is None else response
 
     def _answers(self, messages: Sequence[Request | Malformed], asker: Asker, exchange: Exchange) -> Answered:
         """Return all answers as one array, which is no larger than a single one may be, but for the last."""
@@ -556,6 +551,10 @@ def _client_of(visitor: Visitor, asker: Asker | None = None) -> str:
     """Return whose share of what can be answered at once a request takes."""
     session_id = None if asker is None else asker.session_id
     return session_id or visitor.principal or str(visitor.environ.get("REMOTE_ADDR", ""))
+
+
+def _too_many(start_response: StartResponse, request: Request | None) -> Iterable[bytes]:
+    return too_busy(start_response, request, "too many requests are being answered; try again later")
 
 
 def _still_answered(request: Request) -> str:

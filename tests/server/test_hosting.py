@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import re
+import select
 import signal
 import socket
 import sys
@@ -107,6 +108,14 @@ def is_cut(connection: socket.socket) -> bool:
     except TimeoutError:
         return False
     return True
+
+
+def bodies(connection: socket.socket, number: int) -> list[bytes]:
+    """Return the bodies of so many small answers that come one behind the other."""
+    received = b""
+    while len(found := re.findall(rb"\r\n\r\n(\d+)", received)) < number:
+        received += connection.recv(65536)
+    return found
 
 
 def threads_of(host: HttpHost) -> list[str]:
@@ -242,6 +251,43 @@ def test_closing_tells_the_application_first_so_that_answers_arrive_whole() -> N
         host.close(Deadline(PATIENCE))
         assert answer(connection)[2] == b": first\n\n"  # an IncompleteRead, if it had been cut
     assert 0 < told[0].limit <= PATIENCE / 2
+
+
+def test_closing_goes_on_as_soon_as_the_last_answer_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waitress_parts, "TURN_SECONDS", 60)  # by itself the main thread looks after that time
+    monkeypatch.setattr(hosting, "PARTING_SECONDS", 60)
+    began, go = threading.Event(), threading.Event()
+
+    def app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        began.set()
+        assert go.wait(PATIENCE)
+        return plain(start_response, b"1")
+
+    with HttpHost(app, port=0, on_close=lambda deadline: None) as host, connect(host, post()) as connection:
+        assert began.wait(PATIENCE)
+        closer = start_thread("mcp-test-closer", host.close, Deadline(60))
+        server = host._server
+        assert server is not None
+        assert until(lambda: server.is_closing)
+        go.set()
+        closer.join(PATIENCE)
+        assert not closer.is_alive()
+        assert answer(connection)[2] == b"1"
+
+
+def test_a_connection_is_kept_after_a_stream() -> None:
+    streaming = Streaming()
+    streaming.open = False
+    with HttpHost(streaming, port=0) as host, connect(host) as connection:
+        for _ in range(3):
+            connection.sendall(GET)
+            assert answer(connection)[2] == b": first\n\n"
+        connection.sendall(GET.replace(b"Host", b"Connection: close\r\nHost"))
+        assert answer(connection)[1]["connection"] == "close"
+        assert is_cut(connection)
+        connection = connect(host, GET.replace(b"1.1", b"1.0"))
+        assert answer(connection)[2] == b": first\n\n"  # which has no other end there
+        connection.close()
 
 
 def test_nobody_comes_in_while_the_application_closes() -> None:
@@ -478,14 +524,14 @@ def test_the_main_thread_leaves_a_connection_alone_that_a_worker_writes_to(monke
 def test_the_main_thread_is_woken_for_what_a_client_does_not_take_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(waitress_parts, "TURN_SECONDS", 60)  # by itself it looks after that time
     monkeypatch.setattr(waitress_parts, "MOST_UNSENT", 1 << 30)  # and when a worker waits for it, which none does here
-    write_soon = waitress_parts.HTTPChannel.write_soon
+    keep = waitress_parts.Connection._keep
 
-    def late(self: Any, data: bytes) -> int:
-        written = int(write_soon(self, data))
+    def late(self: Any, data: bytes, sent: int) -> None:
+        keep(self, data, sent)
+        self.server.look_at(self)
         threading.Event().wait(0.05)  # the main thread looks meanwhile, and is to look again
-        return written
 
-    monkeypatch.setattr(waitress_parts.HTTPChannel, "write_soon", late)
+    monkeypatch.setattr(waitress_parts.Connection, "_keep", late)
     streaming = Streaming()
     streaming.pieces = [b"x" * (32 << 20)]  # more than goes into the sockets' buffers
     with HttpHost(streaming, port=0) as host, connect(host, GET) as connection:
@@ -493,6 +539,66 @@ def test_the_main_thread_is_woken_for_what_a_client_does_not_take_at_once(monkey
         response = http.client.HTTPResponse(connection)
         response.begin()
         assert len(response.read(32 << 20)) == 32 << 20
+
+
+@pytest.fixture(params=["epoll", "poll", "select"])
+def system(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What there is to wait for many descriptors with, here and elsewhere."""
+    if request.param != "epoll":
+        monkeypatch.setattr(waitress_parts, "_HAS_EPOLL", False)
+    if request.param == "select":
+        monkeypatch.setattr(waitress_parts, "_poller", lambda: None)
+    return str(request.param)
+
+
+def test_any_system_will_do(system: str) -> None:
+    streaming = Streaming()
+    streaming.pieces = [b"x" * (8 << 20)] * 2  # more than goes into the sockets' buffers
+    with HttpHost(streaming, port=0) as host, connect(host) as connection, connect(host, GET) as stream:
+        for length in (0, 1, 70_000):
+            connection.sendall(post(b"x" * length) + post(b"x") + post(b""))
+            assert bodies(connection, 3) == [str(length).encode(), b"1", b"0"]
+        streaming.more.release()
+        streaming.open = False
+        assert len(answer(stream)[2]) == 16 << 20
+        connect(host, GET).close()
+        host.close(Deadline(PATIENCE))
+        assert is_cut(connection)
+
+
+def test_while_nothing_happens_nothing_is_done(system: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    turns: list[int] = []
+    clean_up = waitress_parts.WebServer._clean_up
+
+    def counted(self: Any) -> None:
+        turns.append(1)
+        clean_up(self)
+
+    monkeypatch.setattr(waitress_parts.WebServer, "_clean_up", counted)
+    with HttpHost(echo, port=0) as host, ExitStack() as stack:
+        for _ in range(20):
+            connection = stack.enter_context(connect(host, post(b"four") + post()))
+            assert bodies(connection, 2) == [b"4", b"0"]
+        turns.clear()
+        threading.Event().wait(0.3)
+        assert len(turns) < 10
+
+
+@pytest.mark.skipif(not hasattr(select, "epoll"), reason="there is no epoll here")
+def test_what_a_forked_child_closes_the_parent_still_hears_of() -> None:
+    with HttpHost(echo, port=0) as host, connect(host, post(b"1")) as connection:
+        assert answer(connection)[2] == b"1"
+        server = host._server
+        assert server is not None
+        pid = os.fork()
+        if not pid:
+            try:
+                server.disown()
+            finally:
+                os._exit(0)
+        os.waitpid(pid, 0)
+        connection.sendall(post(b"22"))
+        assert answer(connection)[2] == b"2"
 
 
 def test_requests_beyond_the_threads_wait_and_all_are_answered() -> None:

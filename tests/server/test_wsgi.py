@@ -320,7 +320,7 @@ def test_who_is_nobody_gets_401_and_who_is_somebody_is_known(mount: Callable[...
     web = mount(auth=APIKeyAuth({"ann": "key-of-ann"}))
     for headers in ({}, {"X-API-Key": "wrong"}):
         reply = web.ask("tools/list", headers=headers)
-        assert (reply.status, reply.headers["WWW-Authenticate"]) == (401, "Bearer")
+        assert (reply.status, reply.headers["WWW-Authenticate"]) == (401, 'ApiKey header="X-API-Key"')
     headers = {"X-API-Key": "key-of-ann", "X-Mark": "here"}
     result = web.ask("tools/call", {"name": "who"}, headers=headers).json["result"]
     assert result["content"][0]["text"] == "ann here"
@@ -364,7 +364,7 @@ def test_a_client_that_hangs_up_a_stream_has_cancelled(mount: Callable[..., Web]
 def test_a_client_that_is_gone_before_the_answer_has_cancelled(
     mount: Callable[..., Web], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mcp_sync.server.wsgi.client_gone", lambda environ: lambda: True)
+    monkeypatch.setattr("mcp_sync.server.exchange.client_gone", lambda environ: lambda: True)
     server, _, noticed = waiting()
     reply = mount(server).ask("tools/call", {"name": "waits"})
     list(reply.body)
