@@ -38,7 +38,7 @@ from ..protocol.messages import (
     too_large,
 )
 from .dispatch import Lane, stand_still
-from .interrupts import await_event, let_go
+from .interrupts import Latch, let_go
 from .lifetimes import tell_of_forks
 from .seat import Seat
 
@@ -49,6 +49,8 @@ log = logging.getLogger("mcp_sync")
 
 FINISH_SECONDS = 5.0
 """For ending what is behind a pipe that ended by itself; ``close`` may bring it forward."""
+PAUSE_SECONDS = 1.0
+"""How long reading pauses before a look whether it is to go on, which it would have been told."""
 VERDICT_SECONDS = 1.0
 """How long a writer who sees that the connection has ended waits for the keeper to say why."""
 EVENTS_SECONDS = 1.0
@@ -298,13 +300,13 @@ class PipeChannel(Channel):
         self._limit = limits.message_size
         self._seat = Seat(f"mcp-{self.threads}")
         self._writing = threading.RLock()  # guards the pipe's write side; an RLock, for let_go
-        self._reading_on = threading.Event()
-        self._reading_on.set()
+        self._paused = False
+        self._resumed = threading.Lock()  # guards nothing: the keeper waits for it to be released
         self._closing = False
         self._forked = False
         self._end: MCPConnectionError | None = None
-        self._over = threading.Event()
-        self._given_back = threading.Event()
+        self._known_over = Latch()
+        self._given_back = Latch()
         self._reading = threading.Lock()  # guards the end: who takes it keeps the seat, or finishes
         self._sink: Sink | None = None
         self._expected: set[RequestId] = set()
@@ -356,7 +358,7 @@ class PipeChannel(Channel):
         if size > LARGE:  # the other side may talk before it listens, until the pipe is full
             self._seat.call_keeper()
         elif self._seat.glance(self._pipe.is_over):
-            await_event(self._over, min(VERDICT_SECONDS, deadline.remaining))
+            self._known_over.wait(min(VERDICT_SECONDS, deadline.remaining))
 
     def submit(self, message: Message | Mapping[str, Any], deadline: Deadline, open_ended: bool = False) -> None:
         """Send one whole message whose answer nobody on this thread waits for; raises as ``send``."""
@@ -403,7 +405,7 @@ class PipeChannel(Channel):
             return
         self._closing = True
         self._pipe.hang_up(deadline)
-        self._reading_on.set()
+        self._read_on()
         self._seat.call_keeper()
 
     def close(self, deadline: Deadline) -> None:
@@ -414,7 +416,7 @@ class PipeChannel(Channel):
         if self._reading.acquire(blocking=False):
             self._finish()
         if not self._seat.is_mine:
-            await_event(self._given_back, deadline.remaining)
+            self._given_back.wait(deadline.remaining)
         self._seat.vacate(deadline)
 
     def wait(self, call: Ticket, deadline: Deadline) -> bool:
@@ -427,14 +429,19 @@ class PipeChannel(Channel):
         """Stop reading for now; what arrives waits in the pipe."""
         if self._pipe.pause():
             return
-        self._reading_on.clear()
-        if self._closing:  # close() may have let the reader go on just before
-            self._reading_on.set()
+        self._paused = True
 
     def resume(self) -> None:
         """Read on."""
         self._pipe.resume()
-        self._reading_on.set()
+        self._read_on()
+
+    def _read_on(self) -> None:
+        self._paused = False
+        try:
+            self._resumed.release()
+        except RuntimeError:
+            pass  # it has been told already
 
     def explain(self) -> dict[str, Any]:
         """Return what may explain a silence or an end."""
@@ -462,7 +469,7 @@ class PipeChannel(Channel):
 
     def _finish(self) -> None:
         self._closing = True
-        self._over.set()
+        self._known_over.open()
         self._seat.keep_for_good()
         self._pipe.hang_up(Deadline(FINISH_SECONDS))  # a writer that waits for room lets go of the lock
         if self._writing.acquire(timeout=FINISH_SECONDS):
@@ -471,7 +478,7 @@ class PipeChannel(Channel):
         else:
             log.warning("%s: a write goes on though the connection is closed", self.name)
         self._pipe.finish()
-        self._given_back.set()
+        self._given_back.open()
 
     def _messages(self) -> Iterator[Message]:
         """Read, on the keeper, whenever nobody else does; with the end, the seat is the keeper's for good."""
@@ -483,7 +490,8 @@ class PipeChannel(Channel):
                 yield message
             if len(pieces) >= FLOOD:
                 time.sleep(0)
-            self._reading_on.wait()
+            while self._paused and not self._closing:
+                self._resumed.acquire(timeout=PAUSE_SECONDS)
             if self._pipe.lends and self._seat.offer(lambda: bool(self._expected) or self._pipe.is_over()):
                 self._seat.keep()
         if self._closing:
@@ -493,7 +501,7 @@ class PipeChannel(Channel):
             )
         self._end = self._pipe.epitaph()
         self._closing = True
-        self._over.set()
+        self._known_over.open()
         raise self._end
 
     def _read_for(self, call: Ticket, deadline: Deadline) -> bool:
@@ -515,11 +523,11 @@ class PipeChannel(Channel):
             elif careful:
                 if not pipe.partial():
                     return False
-            elif self._read_on(pipe.cut()) >= FLOOD or self._closing or deadline.expired:
+            elif self._deliver_all(pipe.cut()) >= FLOOD or self._closing or deadline.expired:
                 return False
         return not self._expected
 
-    def _read_on(self, pieces: Sequence[bytes | Overlong]) -> int:
+    def _deliver_all(self, pieces: Sequence[bytes | Overlong]) -> int:
         for message in self._decoded(pieces):
             self._deliver(message)
         return len(pieces)

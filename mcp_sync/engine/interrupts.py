@@ -28,6 +28,35 @@ def what_broke(broken: RuntimeError) -> BaseException:
     return broken.__context__ if isinstance(broken.__context__, KeyboardInterrupt) else broken
 
 
+class Latch:
+    """Opens once, and stays open: an Event for where Ctrl-C may come, which has no lock that it could leave locked.
+
+    (``Event.set`` takes its lock in a ``__enter__`` written in Python: Ctrl-C there, and nobody gets it any more.)
+
+    Attributes:
+        is_open: Whether it is.
+    """
+
+    def __init__(self) -> None:
+        self.is_open = False
+        self._door = threading.Lock()  # guards nothing: whoever waits does so before it
+        self._door.acquire()
+
+    def open(self) -> None:
+        """Let all pass, now and from now on."""
+        self.is_open = True
+        try:
+            self._door.release()
+        except RuntimeError:
+            pass  # it is open already
+
+    def wait(self, seconds: float) -> bool:
+        """Wait until it is open; False: the seconds passed first."""
+        if not self.is_open and self._door.acquire(timeout=min(seconds, threading.TIMEOUT_MAX)):
+            self._door.release()  # for the next; if Ctrl-C keeps us from that, there is is_open
+        return self.is_open
+
+
 SLICE_SECONDS = 1.0
 """Ctrl-C that comes in the instant in which the main thread goes to sleep is noticed when it wakes up."""
 
