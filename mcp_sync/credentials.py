@@ -44,7 +44,10 @@ class AuthProvider(Protocol):
 
 
 class Authenticator(Protocol):
-    """What a server asks who a client is; called from many threads at once."""
+    """What a server asks who a client is; called from many threads at once.
+
+    It may have an attribute ``challenge``: what a refusal says in ``WWW-Authenticate``; else that is ``Bearer``.
+    """
 
     def authenticate(self, headers: Mapping[str, str]) -> str | None:
         """Return the name of the client that these headers prove, or None."""
@@ -58,6 +61,8 @@ class BearerTokenAuth:
             keeps what the function returned until ``refresh()``; a server calls it for each request.
         principal: The name that a server gives to whoever has the token; a mapping brings its own names.
     """
+
+    challenge = "Bearer"
 
     def __init__(self, token: str | Callable[[], str] | Mapping[str, str], *, principal: str = "bearer") -> None:
         self._principal = _name("principal", principal)
@@ -130,6 +135,7 @@ class APIKeyAuth:
             raise ValueError("header must be the name of a header, such as X-API-Key")
         self._keys = _by_client("keys", keys, _name("principal", principal))
         self._header = header
+        self.challenge = f'ApiKey header="{header}"'  # there has to be one (RFC 9110, 15.5.2)
 
     def headers(self) -> Mapping[str, str]:
         """Return the header with the key.
@@ -170,6 +176,8 @@ class JWTAuth:
     Raises:
         ImportError: PyJWT is missing, or for all but HS256 and its like, cryptography; it names the extra.
     """
+
+    challenge = "Bearer"
 
     def __init__(
         self,

@@ -67,6 +67,13 @@ class MCPError(Exception):
         self.details: dict[str, Any] = dict(details or {})
         self.may_have_run = may_have_run
 
+    def __str__(self) -> str:
+        """Return what happened; control characters, which may be the other side's, are written out."""
+        return printable(self._text())
+
+    def _text(self) -> str:
+        return super().__str__()
+
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), self.args, self.__dict__)
 
@@ -104,7 +111,7 @@ class JSONRPCError(MCPError):
         self.data = data
         self.method = method
 
-    def __str__(self) -> str:
+    def _text(self) -> str:
         asked = f"{self.method}: " if self.method else ""
         extra = "" if self.data is None else f", data {_short(self.data)}"
         return f"{asked}{self.args[0]} (JSON-RPC error {self.code}{extra})"
@@ -123,7 +130,7 @@ class ToolError(MCPError):
         self.tool = tool
         self.result = result
 
-    def __str__(self) -> str:
+    def _text(self) -> str:
         named = f"tool {self.tool!r}" if self.tool else "the tool"
         return f"{named} reported an error: {self.args[0]}"
 
@@ -277,6 +284,13 @@ class LocalProtocolError(ProtocolError):
 
 class RemoteProtocolError(ProtocolError):
     """The other side said something that the protocol forbids."""
+
+
+def printable(text: str, kept: str = "\n\t") -> str:
+    """Return a text that no terminal takes orders from: what is not printable is written out, but for what is kept."""
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() or one in kept else one.encode("unicode_escape").decode() for one in text)
 
 
 def _short(value: Any, limit: int = 200) -> str:

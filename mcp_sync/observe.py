@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
 
+from .exceptions import printable
+
 log = logging.getLogger("mcp_sync")
 
 
@@ -255,7 +257,7 @@ def _count(observer: Observer, event: Event) -> None:
 def write_log(event: Event) -> None:
     """Write an event as one line, with an arrow for its direction."""
     if log.isEnabledFor(logging.DEBUG):
-        log.debug("%s", _line(event))
+        log.debug("%s", printable(_line(event), kept=""))
 
 
 def _line(event: Event) -> str:

@@ -6,6 +6,7 @@ fetched: a ``$ref`` to somewhere else cannot be used (basic/index, JSON Schema u
 
 from __future__ import annotations
 
+import re
 import reprlib
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
@@ -44,10 +45,14 @@ class JSONSchema:
 
     Args:
         schema: The schema; its dialect is the one it names as ``$schema``, otherwise 2020-12.
+        trusted: Whether it is our own. Of somebody else's, patterns that can only be matched by trying again and again
+            (look-around, back references) are passed over: they might hold the interpreter for hours. All others are
+            matched in linear time.
     """
 
-    def __init__(self, schema: Mapping[str, Any]) -> None:
+    def __init__(self, schema: Mapping[str, Any], trusted: bool = False) -> None:
         self._schema = dict(schema)
+        self._trusted = trusted
 
     def check(self) -> None:
         """Make sure that the schema can be used, and that all its references lead somewhere.
@@ -90,7 +95,7 @@ class JSONSchema:
     @cached_property
     def _validator(self) -> Any:
         from jsonschema import Draft202012Validator
-        from jsonschema.validators import validator_for
+        from jsonschema.validators import extend, validator_for
         from referencing import Registry
 
         dialect = self._schema.get("$schema")
@@ -98,7 +103,88 @@ class JSONSchema:
         if dialect is not None and kind.META_SCHEMA.get("$schema", "").rstrip("#") != str(dialect).rstrip("#"):
             raise ValueError(f"its dialect {dialect!r} is not supported")
         kind.check_schema(self._schema)
-        return kind(self._schema, registry=Registry())
+        patterns = _Patterns(kind.VALIDATORS, self._trusted).keywords(self._schema)
+        ours = {"uniqueItems": _unique_items, **patterns}
+        made: Any = extend(kind, ours)  # type: ignore[no-untyped-call]
+        return made(self._schema, registry=Registry())
+
+
+class _Patterns:
+    """The keywords that match patterns. The library's own do it by ``re``, which may never come to an end.
+
+    Args:
+        theirs: The library's keywords.
+        trusted: As in JSONSchema.
+    """
+
+    def __init__(self, theirs: Mapping[str, Any], trusted: bool) -> None:
+        self._theirs = theirs
+        self._trusted = trusted
+
+    def keywords(self, schema: Mapping[str, Any]) -> dict[str, Any]:
+        """Return those that this schema needs instead of the library's."""
+        ours: dict[str, Any] = {
+            "pattern": self._pattern,
+            "patternProperties": self._pattern_properties,
+            "additionalProperties": self._additional_properties,
+        }
+        if not self._trusted and "patternProperties" in repr(schema):  # whose patterns it looks for by itself
+            ours["unevaluatedProperties"] = _nothing
+        return {keyword: function for keyword, function in ours.items() if keyword in self._theirs}
+
+    def _pattern(self, validator: Any, wanted: Any, value: Any, schema: Any) -> Iterator[Any]:
+        from jsonschema.exceptions import ValidationError
+
+        if validator.is_type(value, "string") and self._found(wanted, value) is False:
+            yield ValidationError(f"{value!r} does not match {wanted!r}")
+
+    def _pattern_properties(self, validator: Any, wanted: Any, value: Any, schema: Any) -> Iterator[Any]:
+        for name, item in value.items() if validator.is_type(value, "object") else ():
+            for pattern in wanted:
+                if self._found(pattern, name):
+                    yield from validator.descend(item, wanted[pattern], path=name, schema_path=pattern)
+
+    def _additional_properties(self, validator: Any, wanted: Any, value: Any, schema: Any) -> Iterator[Any]:
+        if validator.is_type(value, "object"):
+            patterns = schema.get("patternProperties", ())
+            rest = {
+                name: item
+                for name, item in value.items()
+                if all(self._found(pattern, name) is False for pattern in patterns)
+            }
+            others = {keyword: one for keyword, one in schema.items() if keyword != "patternProperties"}
+            yield from self._theirs["additionalProperties"](validator, wanted, rest, others)
+
+    def _found(self, pattern: str, text: str) -> bool | None:
+        """Return whether a pattern is found in a text; None: that is for nobody to know."""
+        from .models import linear_matcher
+
+        matches = linear_matcher(pattern)
+        if matches is not None:
+            return matches(text)
+        return re.search(pattern, text) is not None if self._trusted else None
+
+
+def _nothing(validator: Any, wanted: Any, value: Any, schema: Any) -> Iterator[Any]:
+    """Find nothing wrong."""
+    return iter(())
+
+
+def _unique_items(validator: Any, wanted: Any, value: Any, schema: Any) -> Iterator[Any]:
+    """Compare items by what they are made of: the library compares each with each, which takes quadratic time."""
+    from jsonschema.exceptions import ValidationError
+
+    if wanted and validator.is_type(value, "array") and len({_frozen(item) for item in value}) < len(value):
+        yield ValidationError(f"{value!r} has non-unique elements")
+
+
+def _frozen(value: Any) -> Any:
+    """Return what is equal for equal values, and can be kept in a set; to JSON true is not 1, but 1.0 is."""
+    if isinstance(value, Mapping):
+        return frozenset((key, _frozen(item)) for key, item in value.items())
+    if isinstance(value, list):
+        return tuple(map(_frozen, value))
+    return (bool, value) if isinstance(value, bool) else value
 
 
 def _dead_ends(schema: Mapping[str, Any]) -> Iterator[str]:

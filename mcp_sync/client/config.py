@@ -274,7 +274,8 @@ class _Entry:
             return self._input(key, said.removeprefix("input:"))
         found = _NAME.fullmatch(said)
         if found is None:
-            raise self.flaw(key, f"holds ${{{said}}}, which is none of ${{NAME}}, ${{NAME:-default}}, ${{env:NAME}}")
+            name = said.partition(":-")[0]  # what comes behind may be a secret
+            raise self.flaw(key, f"holds ${{{name}}}, which is none of ${{NAME}}, ${{NAME:-default}}, ${{env:NAME}}")
         value, default = os.environ.get(found[1]), found[2]
         if default is not None and not value:
             return default

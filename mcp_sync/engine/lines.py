@@ -160,7 +160,7 @@ class Line:
                 sent[:] = [done]
             try:
                 # One call for the interpreter: Ctrl-C cannot come between writing and taking note of how much.
-                sent.extend(map(self._sock.send, (memoryview(data)[done:],)))
+                sent.extend(map(self._sock.send, (memoryview(data)[done:] if done else data,)))
             except BlockingIOError:
                 return False
         return True

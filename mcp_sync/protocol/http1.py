@@ -228,9 +228,11 @@ class Chunks:
 
     def _trail(self, rest: bytes) -> None:
         end = 0 if rest.startswith(b"\r\n") else rest.find(b"\r\n\r\n") + 2
-        if end >= 2 or rest.startswith(b"\r\n"):
-            self.ended, self.beyond = True, rest[end + 2 :]
-            return
-        if len(rest) > MAX_TRAILER or rest.count(b"\n") != rest.count(b"\r\n"):
+        ended = end >= 2 or rest.startswith(b"\r\n")
+        trailer = rest[:end] if ended else rest.removesuffix(b"\r")
+        if len(trailer) > MAX_TRAILER or trailer.count(b"\n") != trailer.count(b"\r\n"):
             raise BadFraming("what follows the last chunk has no end")
-        self._held = rest
+        if ended:
+            self.ended, self.beyond = True, rest[end + 2 :]
+        else:
+            self._held = rest

@@ -253,10 +253,10 @@ def decode(raw: bytes, max_depth: int = MAX_DEPTH) -> Message:
 
 
 def _parse(text: str) -> Any:
-    """Return what a text says, as JSONDecoder.decode does, but without looking for white space around it first."""
+    """Return what a text says, as JSONDecoder.decode does, but without looking for white space before it first."""
     try:
         content, end = _scan(text, 0)
-        if end == len(text):
+        if end == len(text) or not text[end:].strip(" \t\r\n"):
             return content
     except StopIteration:  # no value begins there: white space does, or nonsense
         pass

@@ -24,6 +24,7 @@ from ..protocol.eras import (
     VERSION_KEY,
 )
 from ..protocol.messages import INTERNAL_ERROR, INVALID_PARAMS, METHOD_NOT_FOUND, UNSUPPORTED_VERSION, Request
+from ..protocol.redact import redact_url
 from .calls import Asker, Call, InputRequired, TaskStarted
 from .content import prompt_result, resource_contents, tool_result
 from .context import Context
@@ -302,7 +303,7 @@ class Answerer:
         except Exception as error:
             if _is_the_answer(error):
                 raise
-            log.exception("the resource %r cannot be read", uri)
+            log.exception("the resource %r cannot be read", redact_url(uri))
             raise JSONRPCError(INTERNAL_ERROR, f"the resource {uri!r:.200} cannot be read", {"uri": uri}) from error
 
     # -- prompts and completion ---------------------------------------------------------------------------------------

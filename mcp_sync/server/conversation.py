@@ -15,7 +15,7 @@ from ..engine.caller import CallFuture, Incoming, Question
 from ..engine.channel import Channel
 from ..engine.interrupts import await_event
 from ..engine.peer import Peer
-from ..exceptions import JSONRPCError, LocalProtocolError, MCPError, MessageTooLarge
+from ..exceptions import JSONRPCError, LocalProtocolError, MCPConnectionError, MCPError, MessageTooLarge
 from ..policies import Limits
 from ..protocol.eras import ACKNOWLEDGED, CAPABILITIES_KEY, VERSION_KEY, Handshake
 from ..protocol.messages import INVALID_PARAMS, INVALID_REQUEST, Notification, Request, RequestId
@@ -71,6 +71,8 @@ class _PeerLink(Link):
                 question: Question[dict[str, Any]] = Question(one["method"], one["params"])
                 futures[key] = self._peer.submit(question, deadline)
             return {key: self._awaited(future) for key, future in futures.items()}
+        except MCPConnectionError:
+            raise Withdrawn from None  # with the client gone, there is nobody to tell that it is
         finally:
             for future in futures.values():  # the others, where one failed, or nobody wants any of them any more
                 future.cancel()

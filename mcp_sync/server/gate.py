@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, Protocol
 
@@ -17,6 +17,7 @@ from ..engine.dispatch import reaper
 from ..policies import flag, optional, whole
 from ..protocol.admission import Refusal
 from ..protocol.messages import INVALID_REQUEST, encode
+from ..protocol.origins import is_loopback
 from .hosts import cut_off, threads_of
 from .security import TransportSecuritySettings
 
@@ -46,11 +47,32 @@ class Visitor:
         environ: The WSGI environment.
         headers: Its headers, names in lower case.
         principal: Who it is, where that is asked.
+        authenticator: Who said so; None where nobody was asked.
     """
 
     environ: Mapping[str, Any]
-    headers: Mapping[str, str]
+    headers: Mapping[str, str] = field(repr=False)
     principal: str | None
+    authenticator: Authenticator | None = None
+
+    @property
+    def client(self) -> str:
+        """Whose share of what there is it takes: a principal's, or an address's; "" is nobody's in particular.
+
+        A proxy on this machine brings everybody, so a loopback address tells nothing.
+        """
+        address = str(self.environ.get("REMOTE_ADDR", ""))
+        return self.principal or ("" if not address or is_loopback(address) else f"address {address}")
+
+    def is_welcome(self) -> bool:
+        """Tell whether its credentials are still in force; a stream may outlive them."""
+        if self.authenticator is None:
+            return True
+        try:
+            return self.authenticator.authenticate(self.headers) == self.principal
+        except Exception:
+            log.exception("the credentials of an open stream cannot be checked; it ends")
+            return False
 
 
 class Gate:
@@ -99,12 +121,13 @@ class Gate:
             return refusal
         headers = headers_of(environ)
         principal = None if self._identify is None else self._identify(environ)
-        if principal is None and self._authenticator is not None:
-            principal = self._authenticator.authenticate(headers)
+        asked = self._authenticator if principal is None else None
+        if asked is not None:
+            principal = asked.authenticate(headers)
         if principal is None and self._login_required:
-            challenge = (("WWW-Authenticate", "Bearer"),)
+            challenge = (("WWW-Authenticate", challenge_of(self._authenticator)),)
             return Refusal(401, INVALID_REQUEST, "missing or wrong credentials", headers=challenge)
-        return Visitor(environ, headers, principal)
+        return Visitor(environ, headers, principal, asked)
 
     def body_of(self, visitor: Visitor) -> bytes | Refusal:
         """Return the whole body, or why it is not taken."""
@@ -157,6 +180,11 @@ class Gate:
             return self._max_streams
         threads = self._threads or threads_of(environ, start_response) or UNKNOWN_THREADS
         return int(threads * STREAM_SHARE)
+
+
+def challenge_of(authenticator: Authenticator | None) -> str:
+    """Return what a refusal of theirs says in ``WWW-Authenticate``."""
+    return str(getattr(authenticator, "challenge", "Bearer"))
 
 
 def headers_of(environ: Mapping[str, Any]) -> dict[str, str]:

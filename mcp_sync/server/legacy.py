@@ -201,14 +201,14 @@ class SseApp:
     # -- to the client ------------------------------------------------------------------------------------------------
 
     def _open(self, visitor: Visitor, start_response: StartResponse) -> Iterable[bytes]:
-        if not self._slots.take(self._gate.most_streams(visitor.environ, start_response)):
+        if not self._slots.take(self._gate.most_streams(visitor.environ, start_response), visitor.client):
             text = "too many streams are open; try again later"
             headers = (("Retry-After", str(RETRY_SECONDS)),)
             return refuse(start_response, Refusal(503, INTERNAL_ERROR, text, headers=headers))
         try:
             stream = self._begun(visitor)
         except BaseException:
-            self._slots.give_back()
+            self._slots.give_back(visitor.client)
             raise
         try:
             start_response("200 OK", list(SSE_HEADERS))
@@ -225,14 +225,17 @@ class SseApp:
         conversation = self._server.serve(_Channel(pipe, visitor, self._server))
         with self._lock:
             self._pipes[session_id] = (pipe, visitor.principal)
-        gone = client_gone(visitor.environ)
-        return EventStream(pipe.outbox, gone, self._heartbeat, lambda: self._closed(session_id, conversation))
+
+        def closed() -> None:
+            self._closed(session_id, conversation)
+            self._slots.give_back(visitor.client)
+
+        return EventStream(pipe.outbox, client_gone(visitor.environ), self._heartbeat, closed, visitor.is_welcome)
 
     def _closed(self, session_id: str, conversation: Conversation) -> None:
         with self._lock:
             self._pipes.pop(session_id, None)
         conversation.hang_up(Deadline(CLOSE_SECONDS))
-        self._slots.give_back()
 
 
 class _Channel(PipeChannel):

@@ -112,7 +112,7 @@ class WrittenStructure(Structure):
 
     def __init__(self, schema: Mapping[str, Any], what: str) -> None:
         self.schema = dict(schema)
-        self._compiled = JSONSchema(schema)
+        self._compiled = JSONSchema(schema, trusted=True)
         try:
             self._compiled.check()
         except ValueError as flaw:

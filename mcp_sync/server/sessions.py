@@ -31,7 +31,7 @@ from .calls import Asker, Wire
 from .exchange import Exchange
 from .hub import PROMPTS, RESOURCES, TOOLS, Notice, any_at_or_above
 from .stores import Gone, SessionStore
-from .streams import Outbox, event
+from .streams import Outbox, event, share_of
 
 if TYPE_CHECKING:
     from .app import Server
@@ -200,8 +200,13 @@ class Sessions:
 
     # -- the sessions -------------------------------------------------------------------------------------------------
 
-    def begin(self, asker: Asker) -> str | None:
-        """Begin a session, and return its id; None: there are too many. Raises JSONRPCError: it says too much."""
+    def begin(self, asker: Asker, client: str = "") -> str | None:
+        """Begin a session, and return its id; None: there are too many. Raises JSONRPCError: it says too much.
+
+        Args:
+            asker: Who begins it.
+            client: Whose share of all sessions it takes, where the asker has no name; "" is nobody's in particular.
+        """
         check_greeting(asker.info, asker.capabilities)
         self.hear()
         session_id = secrets.token_urlsafe(32)
@@ -213,8 +218,9 @@ class Sessions:
             "level": FIRST_LEVEL,
             "watched": [],
         }
-        caps = {"most": self._most, "most_per_owner": self._most_per_principal if asker.principal else 0}
-        made = self.store.create(KIND, session_id, value, self._seconds, owner=asker.principal or "", **caps)
+        most = self._most_per_principal if asker.principal else share_of(self._most) if self._most else 0
+        caps = {"most": self._most, "most_per_owner": most}
+        made = self.store.create(KIND, session_id, value, self._seconds, owner=asker.principal or client, **caps)
         return session_id if made else None
 
     def find(self, session_id: str, headers: Mapping[str, str], principal: str | None) -> Asker | None:

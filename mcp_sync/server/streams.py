@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
@@ -20,6 +20,10 @@ from ..engine.interrupts import what_broke
 OUTBOX_BYTES = 1 << 20
 POLL_SECONDS = 1.0
 """How often a silent stream looks whether its client is still there."""
+LOOK_SECONDS = 15.0
+"""How often a stream looks whether its client's credentials are still in force."""
+SHARE_LEFT = 8
+"""One in so many streams is left to others than the client who has most of them."""
 
 HEARTBEAT = b": \n\n"
 SSE_HEADERS = [
@@ -132,16 +136,23 @@ class EventStream:
         gone: Tells whether the client has hung up, as far as the host lets us see.
         heartbeat: Seconds.
         closed: Called once, when nothing is written any more, whatever the reason.
+        welcome: Tells whether the client's credentials are still in force; asked every LOOK_SECONDS.
     """
 
     def __init__(
-        self, source: Source, gone: Callable[[], bool], heartbeat: float, closed: Callable[[], object]
+        self,
+        source: Source,
+        gone: Callable[[], bool],
+        heartbeat: float,
+        closed: Callable[[], object],
+        welcome: Callable[[], bool] | None = None,
     ) -> None:
         self._source = source
         self._gone = gone
         self._pause = heartbeat / 2
         self._closed: Callable[[], object] | None = closed
-        self._spoke = time.monotonic()
+        self._welcome = welcome
+        self._spoke = self._looked = time.monotonic()
 
     def __iter__(self) -> Iterator[bytes]:
         return self
@@ -150,12 +161,18 @@ class EventStream:
         while True:
             left = self._spoke + self._pause - time.monotonic()
             piece = self._source.take(max(0.0, min(POLL_SECONDS, left)))
-            if piece is None or (not piece and self._gone()):
+            if piece is None or (not piece and self._gone()) or self._is_unwelcome():
                 self.close()
                 raise StopIteration
             if piece or time.monotonic() >= self._spoke + self._pause:
                 self._spoke = time.monotonic()
                 return piece or HEARTBEAT
+
+    def _is_unwelcome(self) -> bool:
+        if self._welcome is None or time.monotonic() < self._looked + LOOK_SECONDS:
+            return False
+        self._looked = time.monotonic()
+        return not self._welcome()
 
     def close(self) -> None:
         """Take note that nothing is written any more. Idempotent; the host calls it."""
@@ -168,6 +185,8 @@ class EventStream:
 class Slots:
     """How many streams may be open at once, for each of them keeps one of the host's threads busy.
 
+    A client that is known by its name or its address leaves one in SHARE_LEFT to others.
+
     Locks: ``_lock``, held for a few instructions.
     """
 
@@ -176,18 +195,28 @@ class Slots:
 
     def forked(self) -> None:
         """Be as new: at first, and in a forked child."""
-        self._lock = threading.Lock()  # guards taken
+        self._lock = threading.Lock()  # guards taken, _by_client
         self.taken = 0
+        self._by_client: Counter[str] = Counter()
 
-    def take(self, most: int) -> bool:
-        """Take one, if fewer than so many are taken."""
+    def take(self, most: int, client: str = "") -> bool:
+        """Take one, if fewer than so many are taken, and fewer than its share by this client; "" is nobody."""
         with self._lock:
-            if self.taken >= most:
+            if self.taken >= most or (client and self._by_client[client] >= share_of(most)):
                 return False
             self.taken += 1
+            self._by_client[client] += 1
             return True
 
-    def give_back(self) -> None:
-        """Give one back."""
+    def give_back(self, client: str = "") -> None:
+        """Give one back, of the same client."""
         with self._lock:
             self.taken -= 1
+            self._by_client[client] -= 1
+            if not self._by_client[client]:
+                del self._by_client[client]
+
+
+def share_of(most: int) -> int:
+    """Return how many of all there may be are one client's at the most: all but one in SHARE_LEFT, and at least one."""
+    return max(1, most - max(1, most // SHARE_LEFT))

@@ -42,6 +42,7 @@ from ..exceptions import MCPTransportError
 from ..policies import Keepalive, Limits, number, optional, whole, within
 from .door import HEAD_BYTES, Door, Guest
 from .framed import WebSocketPipe
+from .gate import challenge_of
 from .security import TransportSecuritySettings
 
 if TYPE_CHECKING:
@@ -323,7 +324,8 @@ class WebSocketHost:
             return None
         principal = self._authenticator.authenticate(headers)
         if principal is None:
-            raise _TurnedAway(_response(401, "missing or wrong credentials", [("WWW-Authenticate", "Bearer")]))
+            challenge = ("WWW-Authenticate", challenge_of(self._authenticator))
+            raise _TurnedAway(_response(401, "missing or wrong credentials", [challenge]))
         return principal
 
     def _let_in(

@@ -32,7 +32,7 @@ class WrittenArguments(Arguments):
     def __init__(self, function: Function, schema: Mapping[str, Any]) -> None:
         self._function = function
         self.schema = dict(schema)
-        self._compiled = JSONSchema(schema)
+        self._compiled = JSONSchema(schema, trusted=True)
         self._check()
         self._whole = self._takes_all()
         self._defaults = {one.name: one.default for one in function.arguments if one.default is not NOTHING}

@@ -294,7 +294,7 @@ class WsgiApp:
     def _listen(
         self, visitor: Visitor, request: Request, interest: Interest, start_response: StartResponse
     ) -> Iterable[bytes]:
-        if not self._slots.take(self._gate.most_streams(visitor.environ, start_response)):
+        if not self._slots.take(self._gate.most_streams(visitor.environ, start_response), visitor.client):
             return self._no_stream(start_response, request)
         subscription = _Subscription(request, interest)
         self._subscriptions.add(subscription)
@@ -307,7 +307,7 @@ class WsgiApp:
         def closed() -> None:
             self._server.hub.leave(subscription)
             self._subscriptions.discard(subscription)
-            self._slots.give_back()
+            self._slots.give_back(visitor.client)
 
         return self._stream(visitor, subscription.outbox, closed, start_response)
 
@@ -320,7 +320,7 @@ class WsgiApp:
         over: Callable[[], bool] = bool,
     ) -> Iterable[bytes]:
         gone = client_gone(visitor.environ)
-        stream = EventStream(source, lambda: gone() or over(), self._heartbeat, closed)
+        stream = EventStream(source, lambda: gone() or over(), self._heartbeat, closed, visitor.is_welcome)
         try:
             start_response("200 OK", list(SSE_HEADERS))
         except BaseException:
@@ -371,7 +371,8 @@ class WsgiApp:
 
     def _begin(self, visitor: Visitor, params: Mapping[str, Any], version: str) -> str | None:
         info, capabilities = params.get("clientInfo") or {}, params.get("capabilities") or {}
-        return self._sessions.begin(Asker(version, False, info, capabilities, {}, visitor.principal))
+        asker = Asker(version, False, info, capabilities, {}, visitor.principal)
+        return self._sessions.begin(asker, visitor.client)
 
     def _asker(self, visitor: Visitor, version: str, request_id: Any = None) -> Asker | Refusal:
         """Return who asks, by the session."""
@@ -485,12 +486,12 @@ class WsgiApp:
         session_id, after = str(asker.session_id), visitor.headers.get(LAST_EVENT_ID.lower())
         if after and not self._store.knows(KIND, session_id, after):
             return refuse(start_response, Refusal(400, INVALID_REQUEST, "the event is not known, or no longer"))
-        if not self._slots.take(most):
+        if not self._slots.take(most, visitor.client):
             return self._no_stream(start_response)
         stream = after.rpartition(".")[0] if after else UNASKED
         if stream != UNASKED:  # from here on, whoever closes the stream gives the slot back
             replay = _Replay(self._store, session_id, stream, after)
-            return self._stream(visitor, replay, self._slots.give_back, start_response)
+            return self._stream(visitor, replay, lambda: self._slots.give_back(visitor.client), start_response)
         return self._unasked_stream(visitor, session_id, after, start_response)
 
     def _unasked_stream(
@@ -499,12 +500,12 @@ class WsgiApp:
         try:
             unasked = self._sessions.open_stream(session_id, after)
         except BaseException:
-            self._slots.give_back()
+            self._slots.give_back(visitor.client)
             raise
 
         def closed() -> None:
             self._sessions.close_stream(session_id, unasked)
-            self._slots.give_back()
+            self._slots.give_back(visitor.client)
 
         return self._stream(visitor, unasked.outbox, closed, start_response, unasked.session_is_over)
 

@@ -42,7 +42,7 @@ class Settings:
     """
 
     image: str
-    create: Mapping[str, Any]
+    create: Mapping[str, Any] = field(repr=False)
     host: Mapping[str, Any]
     ports: Sequence[str] | Mapping[str, Any] = ()
     pull: str = "never"

@@ -9,9 +9,29 @@ Source: basic/transports (streamable HTTP); https://html.spec.whatwg.org/multipa
 
 from __future__ import annotations
 
+import logging
+import threading
+
 import sseclient
 
 from ..protocol.sse import Block, BlockCutter, Event, NotText, TooLong
+
+
+class _Current(threading.local):
+    """Whether the thread is parsing for us; sseclient-py hands nothing through to its log."""
+
+    parsing = False
+
+
+_current = _Current()
+
+
+def _is_not_ours(record: logging.LogRecord) -> bool:
+    """Keep sseclient-py from logging our events, which may repeat secrets; what others do with it is their affair."""
+    return not _current.parsing
+
+
+logging.getLogger(sseclient.__name__).addFilter(_is_not_ours)
 
 
 class EventReader:
@@ -50,9 +70,12 @@ def _simple(block: Block) -> Event | Block:
 
 def _parsed(blocks: list[Block]) -> list[Event]:
     """One event for each block."""
-    # An iterator, not the list: sseclient-py logs what it is given, and a list would show what is in it.
-    client = sseclient.SSEClient(iter([block.raw for block in blocks]))
-    return [_event(block, found) for block, found in zip(blocks, client.events(), strict=True)]
+    _current.parsing = True
+    try:
+        client = sseclient.SSEClient(iter([block.raw for block in blocks]))
+        return [_event(block, found) for block, found in zip(blocks, client.events(), strict=True)]
+    finally:
+        _current.parsing = False
 
 
 def _event(block: Block, found: sseclient.Event) -> Event:

@@ -17,7 +17,8 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ..deadlines import LONGEST_TIMEOUT, Deadline
@@ -37,7 +38,9 @@ from ..policies import Keepalive, Packing
 from ..protocol import frames
 from ..protocol.deflate import Inflater, deflate
 from ..protocol.framing import Overlong
+from ..protocol.redact import mask
 from .lines import POLL_SECONDS, Line, await_line
+from .passport import masked
 from .upgrade import Upgraded
 
 READ_BYTES, LARGE_READ_BYTES = 1 << 16, 1 << 18
@@ -70,6 +73,7 @@ class WebSocketPipe(Pipe):
         keepalive: When to ask whether the server is still there.
         packing: From when on messages are compressed, if that was agreed.
         threads: What its thread is called, ``mcp-<threads>-outlet``.
+        secrets: Returns what must not be shown of what the server says.
 
     Attributes:
         feed: Where events go.
@@ -86,9 +90,11 @@ class WebSocketPipe(Pipe):
         keepalive: Keepalive,
         packing: Packing,
         threads: str = "websocket",
+        secrets: Callable[[], Iterable[str]] = tuple,
     ) -> None:
         self.name = name
         self.feed = Feed()
+        self._secrets = secrets
         self._line = line
         self._given = given
         self._limit = limit
@@ -220,7 +226,7 @@ class WebSocketPipe(Pipe):
             elif isinstance(item, frames.Ping):
                 self._put_down(frames.PONG, item.payload)
             elif isinstance(item, frames.Closing):
-                self._closing = item
+                self._closing = replace(item, reason=mask(item.reason, self._secrets()))
             elif isinstance(item, frames.Flaw):
                 self._flaw = item
         return messages
@@ -270,15 +276,17 @@ class WebSocketPipe(Pipe):
     def write(self, data: bytes, deadline: Deadline) -> None:
         """Write one message; what was left half written goes first."""
         whole = self._framed(data)
+        sending = self._sending
         try:
-            if not self._sending.acquire(timeout=deadline.remaining):
+            if not (sending.acquire(blocking=False) or sending.acquire(timeout=deadline.remaining)):
                 raise MCPTimeoutError("a control frame is still being written", may_have_run=False)
             try:
                 self._flush_left(deadline)
-                self._take_controls(deadline)
+                if any(self._controls):
+                    self._take_controls(deadline)
                 self._write_message(whole, deadline)
             finally:
-                self._sending.release()
+                sending.release()
         except MCPError:
             raise
         except BaseException:
@@ -391,6 +399,10 @@ class WebSocketPipe(Pipe):
         if flaw.code == frames.TOO_BIG:
             return MessageTooLarge(f"{self.name} sends {flaw.why}", details={**details, "limit": self._limit})
         return RemoteProtocolError(f"{self.name} breaks the WebSocket protocol: it sends {flaw.why}", details=details)
+
+    def masked(self, raw: bytes) -> bytes:
+        """Return what the server said without the secrets that it was shown."""
+        return masked(raw, self._secrets())
 
     def explain(self) -> dict[str, Any]:
         """Return what is known of the connection: url, subprotocol; code and reason of the server's close."""

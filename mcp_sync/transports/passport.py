@@ -236,6 +236,11 @@ def hide(error: E, secrets: Iterable[str]) -> E:
     return error
 
 
+def masked(raw: bytes, secrets: Iterable[str]) -> bytes:
+    """Return what the other side said without these secrets."""
+    return mask(raw.decode("utf-8", "replace"), secrets).encode("utf-8", "replace")
+
+
 def basic(user: str, password: str) -> str:
     """Return a user and a password as they stand in a header (RFC 7617)."""
     return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode("ascii")

@@ -20,11 +20,13 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from ..deadlines import Deadline
 from ..engine.channel import Pipe, last_words
-from ..exceptions import MCPConnectionError, MCPTimeoutError, MessageTooLarge
+from ..engine.dispatch import reaper
+from ..exceptions import MCPConnectionError, MCPTimeoutError, MessageTooLarge, TooManyRequests
 from ..observe import Feed, Ignored, LimitExceeded, ProcessEnded, Trouble
 from ..policies import Monitoring, Shutdown
 from ..protocol.framing import LineSplitter, Overlong
@@ -42,6 +44,8 @@ VERDICT_SECONDS = 0.3
 """How long the end of the process is waited for after the end of its stdout, to know the exit status."""
 KILLED_SECONDS = 1.0
 """How long a killed process is waited for at least, or it would stay a zombie."""
+BURIALS, BURIAL_SECONDS = 60, 1.0
+"""How often it is looked for after that, in the background, and how long after each other."""
 PATIENCE_SHARE = 0.8
 """Share of the time to shut down after which the process is killed; half of it passes before SIGTERM."""
 
@@ -507,10 +511,7 @@ class ChildPipe(Pipe):
         return self._status is not _WAITING
 
     def _reap(self) -> None:
-        try:
-            os.waitpid(self._pid, os.WNOHANG)
-        except ChildProcessError:
-            pass
+        _bury(self._pid, BURIALS)
         self._process.returncode = self._status if isinstance(self._status, int) else 0  # Popen need not look again
 
     def _close_all(self) -> None:
@@ -625,6 +626,19 @@ def _status_of(pid: int) -> Any:
     if found is None:
         return _WAITING
     return found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
+
+
+def _bury(pid: int, tries: int) -> None:
+    """Wait for a child that has been killed, or it would stay a zombie; where the kernel is slow, again and again."""
+    try:
+        ended, _ = os.waitpid(pid, os.WNOHANG)
+    except ChildProcessError:
+        return
+    if not ended and tries:
+        try:
+            reaper.at(Deadline(BURIAL_SECONDS), partial(_bury, pid, tries - 1))
+        except TooManyRequests:  # there can be no more threads
+            pass
 
 
 def _signal_name(number: int) -> str:

@@ -67,7 +67,7 @@ from .errands import (
 )
 from .events import EventReader
 from .http import SSE_KINDS, HttpKnobs, StreamableHTTPTransport, older_origin
-from .passport import Passport, hide, request_headers
+from .passport import Passport, forms, hide, masked, request_headers, secrets_in_query
 from .web import Reply, Web
 
 if TYPE_CHECKING:
@@ -294,14 +294,20 @@ class SseChannel(Channel):
         if isinstance(item, TooLong):
             return too_large(item.head.partition(b"data:")[2].lstrip(), b"", item.limit)
         if isinstance(item, NotText):
-            return Malformed(item.reason, item.head)
+            return Malformed(item.reason, masked(item.head, self._secrets))
         self._unsaid = 0
         if item.name != "message" or not item.data:
             return None
         message = decode(item.data.encode("utf-8"))
+        if isinstance(message, Malformed):
+            message = replace(message, raw=masked(message.raw, self._secrets))
         if isinstance(message, Malformed) and message.answers is None and message.asks is None:
             self.feed.emit(Unreadable(self.name, message.reason, message.raw))
         return message
+
+    @property
+    def _secrets(self) -> set[str]:
+        return self._passport.secrets | forms(secrets_in_query(self._web.url) | secrets_in_query(self._endpoint or ""))
 
     def _answered(self, message: Message) -> None:
         """The answer has come: nobody need wait any more for the server to accept the question."""

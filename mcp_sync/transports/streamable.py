@@ -67,6 +67,7 @@ from ..protocol.messages import (
     encode,
     too_large,
 )
+from ..protocol.redact import mask
 from ..protocol.sse import Event, NotText, TooLong
 from .errands import (
     DRAIN_BYTES,
@@ -89,7 +90,7 @@ from .errands import (
 )
 from .events import EventReader
 from .keeping import SessionKeeper
-from .passport import Passport, hide, request_headers
+from .passport import Passport, forms, hide, masked, request_headers, secrets_in_query
 from .web import Reply, Web
 
 ANSWERS = f"{JSON}, {EVENTS}"
@@ -484,8 +485,9 @@ class HttpChannel(Channel):
         if isinstance(message, Failure) and message.id is None:
             message = replace(message, id=request.id)
         if message.id != request.id or type(message.id) is not type(request.id):
+            answered = mask(repr(message.id), self._secrets)[:80]
             raise RemoteProtocolError(
-                f"{request.method}: the reply answers {message.id!r:.80}, the request was {request.id!r:.80}",
+                f"{request.method}: the reply answers {answered}, the request was {request.id!r:.80}",
                 details={"phase": "parse", "method": request.method},
                 may_have_run=None,
             )
@@ -686,7 +688,8 @@ class HttpChannel(Channel):
 
     def _take_news(self, item: Event | TooLong | NotText, cursor: Cursor) -> None:
         if not isinstance(item, Event):
-            self.feed.emit(Unreadable(self.name, "an event that is too long, or no text", item.head))
+            head = masked(item.head, self._secrets)
+            self.feed.emit(Unreadable(self.name, "an event that is too long, or no text", head))
             return
         if not cursor.takes(item) or item.name != "message" or not item.data:
             return
@@ -736,7 +739,11 @@ class HttpChannel(Channel):
 
     def _hidden(self, error: MCPError) -> MCPError:
         """Return an error without what is secret in what the server said."""
-        return hide(error, self._passport.secrets | {self._session_id, self._offered_id})
+        return hide(error, self._secrets)
+
+    @property
+    def _secrets(self) -> set[str]:
+        return self._passport.secrets | {self._session_id, self._offered_id} | forms(secrets_in_query(self._web.url))
 
     def _report(self, error: MCPError) -> None:
         kind = trouble(error)

@@ -47,9 +47,9 @@ class Offer:
         compression: Whether we offer to compress.
     """
 
-    url: str
+    url: str = field(repr=False)
     host: str
-    headers: Mapping[str, str]
+    headers: Mapping[str, str] = field(repr=False)
     subprotocols: Sequence[str] = ()
     compression: bool = False
 

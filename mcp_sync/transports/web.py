@@ -23,7 +23,6 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
-from urllib.parse import unquote
 
 import requests
 import urllib3
@@ -51,17 +50,16 @@ from ..exceptions import (
 from ..policies import Connections, Replies, Trust
 from ..protocol.http1 import read_head, request_head
 from ..protocol.origins import allowed, is_loopback, origin_of, resolve, same_origin
-from ..protocol.redact import names_a_secret, redact_url
+from ..protocol.redact import mask, names_a_secret, redact_url
 from .bodies import Body, HeadReader, SlimBody
 from .dialling import dial, shut_down
 from .exchanges import Cut, Exchange
+from .passport import forms, secrets_in_query
 from .secure import in_words, tls_context
 from .slots import Slots
 
 HARMLESS = frozenset({"accept", "accept-encoding", "content-encoding", "content-type", "user-agent"})
 """Headers that may be shown to another origin, beside those that repeat what is in the body."""
-SHORT_SECRET = 6
-"""Characters: what is shorter is not masked, for it would hide half of a text."""
 ROUTES = 16
 """How many URLs are remembered with the way to them."""
 COOKIES, COOKIE_BYTES = 50, 4096
@@ -89,7 +87,8 @@ def _is_not_ours(record: logging.LogRecord) -> bool:
     return _current.exchange is None
 
 
-logging.getLogger("urllib3.connectionpool").addFilter(_is_not_ours)
+for _name in ("connection", "connectionpool", "poolmanager", "response", "util.retry"):
+    logging.getLogger(f"urllib3.{_name}").addFilter(_is_not_ours)
 
 
 class _Wire:
@@ -468,6 +467,9 @@ class _Route(NamedTuple):
     target: str
     defaults: dict[str, str]
 
+    def __repr__(self) -> str:
+        return f"<_Route of {self.pool!r}>"  # the rest may hold secrets
+
 
 class Web:
     """The requests that one connection makes.
@@ -819,13 +821,11 @@ class Reply:
         self._sent = sent
 
     @property
-    def secrets(self) -> tuple[str, ...]:
+    def secrets(self) -> set[str]:
         """What of the request usually is a secret, and must not be shown where the server repeats it."""
         known = [value for name, value in self._sent.items() if names_a_secret(name)]
-        texts = [value if isinstance(value, str) else value.decode("latin-1") for value in known]
-        texts += [text.rpartition(" ")[2] for text in texts]
-        texts += [part.partition("=")[2] or part for part in self.url.partition("?")[2].split("&")]
-        return tuple({form for text in texts for form in (text, unquote(text)) if len(form) >= SHORT_SECRET})
+        texts = {value if isinstance(value, str) else value.decode("latin-1") for value in known}
+        return forms(texts | secrets_in_query(self.url))
 
     @property
     def redirect(self) -> str | None:
@@ -936,7 +936,7 @@ def _in_circles(url: str, status: int, most: int) -> HTTPStatusError:
 
 
 def _astray(reply: Reply, target: str) -> HTTPStatusError:
-    shown = redact_url(target)
+    shown = mask(redact_url(target), reply.secrets)
     return HTTPStatusError(
         f"{redact_url(reply.url)} answered {reply.status}, a redirect to {shown}; only 307 and 308 on the same origin "
         "are followed. If the server has moved, use its new URL",

@@ -13,6 +13,7 @@ import re
 import ssl
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
 from urllib.parse import quote
@@ -43,7 +44,16 @@ from ..policies import (
 from ..protocol.origins import Origin, allowed, check_url, origin_of, resolve, same_origin, without_userinfo
 from ..protocol.redact import redact_url
 from .network import NetworkTransport
-from .passport import Passport, basic, checked_auth, checked_headers, checked_provider, hide
+from .passport import (
+    Passport,
+    basic,
+    checked_auth,
+    checked_headers,
+    checked_provider,
+    forms,
+    hide,
+    secrets_in_query,
+)
 from .secure import authorities, certificate, checked_context, in_words, tls_context
 from .transport import CLOSE_SECONDS
 
@@ -208,6 +218,7 @@ class WebSocketTransport(NetworkTransport):
                 policies[Keepalive],
                 policies[Packing],
                 threads,
+                partial(_shown_to, self._passport, self.url),
             )
         except BaseException as error:
             line.close(rudely=True)
@@ -363,9 +374,15 @@ def _declined(url: str, answer: Declined, why: str = "", secrets: Iterable[str] 
     from .errands import status_error
 
     headers = {"Retry-After": answer.headers.get("retry-after"), "Content-Type": answer.headers.get("content-type", "")}
-    reply: Any = SimpleNamespace(status=answer.status, headers=headers, url=url, told=tuple, secrets=())
+    told = {*secrets, *secrets_in_query(url)}
+    reply: Any = SimpleNamespace(status=answer.status, headers=headers, url=url, told=lambda: told, secrets=())
     error = status_error(reply, answer.body)
-    return hide(error.about(why or "no WebSocket", may_have_run=False, phase="connect"), secrets)
+    return hide(error.about(why or "no WebSocket", may_have_run=False, phase="connect"), forms(told))
+
+
+def _shown_to(passport: Passport, url: str) -> set[str]:
+    """Return what a server was shown that is secret; it keeps no transport alive."""
+    return passport.secrets | forms(secrets_in_query(url))
 
 
 def _unreachable(error: Exception, shown: str) -> MCPConnectionError:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from house import growth
 from mcp_sync.models import dump, types
 from mcp_sync.validation import MOST_PROBLEMS, JSONSchema, Mismatch, path_text, shortened
 
@@ -110,3 +111,72 @@ def test_libraries_are_imported_when_they_are_needed(module: str, absent: set[st
     code = f"import {module}, sys; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
     assert absent.isdisjoint(done.stdout.split())
+
+
+@pytest.mark.parametrize("values", [[1, 1.0], [True, True], [[1], [1.0]], [{"a": [1]}, {"a": [1]}], [None, 1, None]])
+def test_items_that_are_equal_in_json_are_not_unique(values: list[object]) -> None:
+    with pytest.raises(Mismatch, match="non-unique"):
+        JSONSchema({"uniqueItems": True}).compare(values)
+
+
+@pytest.mark.parametrize("values", [[1, True], [0, False], [[1], [True]], [{"a": 1}, {"a": True}], [[], {}, "", None]])
+def test_items_that_are_equal_in_python_only_are_unique(values: list[object]) -> None:
+    JSONSchema({"uniqueItems": True}).compare(values)
+
+
+def test_whether_items_are_unique_is_found_out_in_linear_time() -> None:
+    schema = JSONSchema({"uniqueItems": True})
+    few, many = ([{"a": number} for number in range(count)] for count in (500, 2000))
+    growth.at_most(lambda: schema.compare(few), lambda: schema.compare(many), times=8, slack=0.01)
+
+
+# -- patterns ----------------------------------------------------------------------------------------------------------
+
+
+def verdict(schema: dict[str, Any], value: object, trusted: bool = False) -> str:
+    try:
+        JSONSchema(schema, trusted).compare(value)
+    except Mismatch as mismatch:
+        return mismatch.message
+    return ""
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"pattern": "^(a+)+$"},
+        {"type": "object", "patternProperties": {"^(a+)+$": {"type": "string"}}},
+        {"type": "object", "patternProperties": {"^(a+)+$": True}, "additionalProperties": {"type": "integer"}},
+        {"type": "object", "patternProperties": {"^(a+)+$": True}, "unevaluatedProperties": False},
+        {"type": "object", "propertyNames": {"pattern": "^(a+)+$"}},
+    ],
+)
+def test_a_pattern_of_somebody_else_takes_no_more_than_linear_time(schema: dict[str, Any]) -> None:
+    def compare(letters: int) -> None:
+        text = "a" * letters + "!"
+        verdict(schema, {text: 1} if schema.get("type") == "object" else text)
+
+    growth.at_most(lambda: compare(5_000), lambda: compare(20_000), times=16, slack=0.05)
+
+
+def test_patterns_say_what_they_always_did() -> None:
+    assert verdict({"pattern": "b+c"}, "abbcd") == ""
+    assert "does not match 'b+c'" in verdict({"pattern": "b+c"}, "abd")
+    assert verdict({"pattern": "b"}, 7) == ""
+    named = {"patternProperties": {"^x-": {"type": "integer"}}, "properties": {"a": {}}, "additionalProperties": False}
+    assert verdict(named, {"x-b": 1, "a": "x"}) == ""
+    assert "not of type 'integer'" in verdict(named, {"x-b": "1"})
+    assert "'c'" in verdict(named, {"c": 1})
+    assert "'z'" in verdict({**named, "additionalProperties": {"const": 2}}, {"c": "z"}) or "2 was expected" in verdict(
+        {**named, "additionalProperties": {"const": 2}}, {"c": "z"}
+    )
+
+
+def test_a_pattern_that_needs_look_around_is_passed_over_unless_it_is_our_own() -> None:
+    schema = {"pattern": "^(?=.*[0-9]).{8,}$"}
+    assert verdict(schema, "short") == ""
+    assert "does not match" in verdict(schema, "short", trusted=True)
+    assert verdict(schema, "long enough 1", trusted=True) == ""
+    properties = {"patternProperties": {"^(?!x)": {"type": "integer"}}, "additionalProperties": False}
+    assert verdict(properties, {"a": "not looked at"}) == ""
+    assert "integer" in verdict(properties, {"a": "x"}, trusted=True)

@@ -308,6 +308,8 @@ BAD = {
     "a chunk that ends in two returns": b"5\r\nhello\r\r0\r\n\r\n",
     "a trailer whose line ends without a return": b"0\r\nX: y\n\r\n",
     "nothing but a line feed at the end": b"0\r\n\n",
+    "a bare end in the trailer": b"0\r\nX: y\nZ: 0\r\n\r\n",
+    "a long trailer with an end": b"0\r\n" + b"X: y\r\n" * (MAX_TRAILER // 6 + 1) + b"\r\n",
     "a trailer without end": b"0\r\n" + b"X: y\r\n" * (MAX_TRAILER // 6 + 1),
 }
 

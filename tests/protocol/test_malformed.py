@@ -68,6 +68,14 @@ FAILS_THE_CALL = {
     "NaN": (answer(result={"a": float("nan")}), "invalid JSON: NaN is not JSON"),
     "Infinity": (answer(result={"a": float("inf")}), "invalid JSON: Infinity is not JSON"),
     "minus Infinity": (answer(result={"a": float("-inf")}), "invalid JSON: -Infinity is not JSON"),
+    "a number beyond all floats": (
+        answer(result={"a": "?"}).replace(b'"?"', b"1e999"),
+        "invalid JSON: a number that no float can hold",
+    ),
+    "a long number beyond all floats": (
+        answer(result={"a": "?"}).replace(b'"?"', b"-" + b"9" * 400 + b".0"),
+        "invalid JSON: a number that no float can hold",
+    ),
     "a lone surrogate": (answer(result={"a": "\ud800"}), "a lone surrogate, which is no character"),
     "a lone surrogate in capitals": (
         b'{"jsonrpc":"2.0","id":1,"result":{"a":"\\uD800"}}',

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import html
+import json
+import re
+from urllib.parse import quote, quote_plus
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from house import growth
 from mcp_sync.protocol.redact import MASK, mask, names_a_secret, redact_command, redact_url, secrets_of
 
 CANARY = "c4nary"
@@ -138,3 +145,45 @@ def test_a_secret_that_begins_like_another_leaves_no_rest() -> None:
 
 def test_an_empty_secret_masks_nothing() -> None:
     assert mask("text", [""]) == "text"
+
+
+WRITTEN = {
+    "percent": lambda text: quote(text, safe=""),
+    "percent in lower case": lambda text: re.sub("%..", lambda byte: byte[0].lower(), quote(text)),
+    "percent, twice": lambda text: quote(quote(text, safe=""), safe=""),
+    "of a form": quote_plus,
+    "JSON": lambda text: json.dumps({"key": text}),
+    "JSON beyond ASCII": lambda text: json.dumps({"key": text}, ensure_ascii=False),
+    "JSON in JSON": lambda text: json.dumps({"log": json.dumps({"key": text})}),
+    "Python": lambda text: repr([text, text.encode()]),
+    "HTML": lambda text: html.escape(f"<{text}>"),
+    "base64": lambda text: base64.b64encode(text.encode()).decode(),
+    "base64 for URLs": lambda text: base64.urlsafe_b64encode(text.encode()).decode().rstrip("="),
+    "base64 behind a user": lambda text: base64.b64encode(f"user:{text}".encode()).decode(),
+    "base64 behind another": lambda text: base64.b64encode(f"user1:{text}?".encode()).decode(),
+    "hexadecimal": lambda text: text.encode().hex(),
+    "hexadecimal in upper case": lambda text: text.encode().hex().upper(),
+}
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+@pytest.mark.parametrize("secret", ["s3cr3t-t0ken_~.x", 'p@ss/w+rd "ü\U0001f600&<%', "back\\slash'quote"])
+def test_a_secret_is_masked_however_it_is_written(name: str, secret: str) -> None:
+    written = WRITTEN[name](secret)
+    shown = mask(f"before {written} after", [secret])
+    assert secret not in shown
+    assert written not in shown
+    assert len(shown) < len(written) + 10 if name.startswith("base64") else MASK in shown
+    assert shown.startswith("before ")
+    assert shown.endswith(" after")
+
+
+def test_a_short_secret_is_masked_only_as_it_is() -> None:
+    assert mask("x 78 eA== %78", ["x"]) == f"{MASK} 78 eA== %78"
+
+
+def test_to_mask_many_lines_does_not_take_long() -> None:
+    secrets = [f"secret-{n}/of+{n}" * 10 for n in range(10)]
+    line = "INFO nothing to be seen here " * 4
+    few, many = (lambda n=n: [mask(line, secrets) for _ in range(n)] for n in (500, 2000))
+    growth.at_most(few, many, times=8)

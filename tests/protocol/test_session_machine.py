@@ -1,9 +1,16 @@
-"""The laws of the bookkeeping, in any order of events: sums add up, each call is resolved once, by its own answer."""
+"""The laws of the bookkeeping, in any order of events: sums add up, each call is resolved once, by its own answer.
+
+I2, I3, I8 and I20 after each step (FAULTS.md, section 7). Time is a number here: a call has a point in time by which it
+is given up, and whoever lets time pass gives up all those whose point has come. Every connection is a Session of its
+own; those that are over go on hearing what their wires bring late.
+"""
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -23,6 +30,12 @@ class Conversation(RuleBasedStateMachine):
 
     @initialize(era=st.sampled_from(ERAS))
     def begin(self, era: Era) -> None:
+        self.now = 0.0
+        self.due: dict[int, float] = {}  # by id, when a call of this connection is given up
+        self.past: list[tuple[Session[list[int]], list[Request]]] = []  # connections that are over, and their wires
+        self.connect(era)
+
+    def connect(self, era: Era) -> None:
         self.session: Session[list[int]] = Session(era)
         self.wire: list[Request] = []  # everything that was ever asked
         self.open: dict[int, list[int]] = {}  # by id, the tickets that nobody has resolved
@@ -39,11 +52,16 @@ class Conversation(RuleBasedStateMachine):
     def resolve(self, ticket: list[int]) -> None:
         [own] = ticket
         assert self.open.pop(own) is ticket  # KeyError: a second time
+        self.due.pop(own)
 
     # -- we ---------------------------------------------------------------------------------------------------------
 
-    @rule(method=st.sampled_from(["tools/call", "ping", "initialize"]), progress=st.booleans())
-    def ask(self, method: str, progress: bool) -> None:
+    @rule(
+        method=st.sampled_from(["tools/call", "ping", "initialize"]),
+        progress=st.booleans(),
+        timeout=st.sampled_from([0.1, 1.0, 30.0]),
+    )
+    def ask(self, method: str, progress: bool, timeout: float) -> None:
         ticket: list[int] = []
         request = self.session.ask(method, None, ticket, progress)
         assert isinstance(request.id, int)
@@ -51,6 +69,17 @@ class Conversation(RuleBasedStateMachine):
         ticket.append(request.id)
         self.wire.append(request)
         self.open[request.id] = ticket
+        self.due[request.id] = self.now + timeout
+
+    @rule(seconds=st.sampled_from([0.05, 0.5, 5.0, 60.0]))
+    def let_time_pass(self, seconds: float) -> None:
+        """Give up all whose time has come, the earliest first, as whoever keeps the deadlines does."""
+        self.now += seconds
+        for request_id, due in sorted(self.due.items(), key=lambda item: item[1]):
+            if due <= self.now:
+                ticket = self.session.give_up(request_id, "timeout")
+                assert ticket is not None
+                self.resolve(ticket)
 
     @precondition(lambda self: self.wire)
     @rule(place=places, why=st.sampled_from(["timeout", "cancelled", "error"]))
@@ -82,6 +111,23 @@ class Conversation(RuleBasedStateMachine):
         assert not self.open
         self.served.clear()
 
+    @rule(era=st.sampled_from(ERAS))
+    def reconnect(self, era: Era) -> None:
+        """Begin anew: nothing that was owed is owed any more, and nothing of the new connection is known to the old."""
+        self.close()
+        self.past.append((self.session, self.wire))
+        self.connect(era)
+
+    @rule()
+    def fork(self) -> None:
+        """In a child all that was owed fails; that is no matter of the parent's."""
+        before = self.session.counters.as_dict()
+        child = copy.deepcopy(self.session)
+        assert sorted(ticket[0] for ticket in child.close()) == sorted(self.open)
+        assert child.pending == 0
+        assert child.close() == []
+        assert (self.session.counters.as_dict(), self.session.pending) == (before, len(self.open))
+
     # -- they ---------------------------------------------------------------------------------------------------------
 
     @precondition(lambda self: self.wire)
@@ -98,6 +144,13 @@ class Conversation(RuleBasedStateMachine):
         assert effect.ticket is waited
         assert (effect.error is None) == (kind == "result")
         self.resolve(effect.ticket)
+
+    @precondition(lambda self: any(wire for _, wire in self.past))
+    @rule(place=places, kind=st.sampled_from(["result", "error"]))
+    def answer_on_an_old_connection(self, place: int, kind: str) -> None:
+        """What an old wire brings is for nobody, though the new connection has calls of the same number."""
+        session, wire = [each for each in self.past if each[1]][-1]
+        assert isinstance(session.received(decode(answer_of(wire[place % len(wire)], kind))), Dropped)
 
     @rule(foreign=foreign_ids, error=st.booleans())
     def answer_to_nobody(self, foreign: Any, error: bool) -> None:
@@ -155,9 +208,19 @@ class Conversation(RuleBasedStateMachine):
         counters = self.session.counters
         ended = counters.ok + counters.error + counters.timeout + counters.cancelled
         assert counters.sent == len(self.wire) == ended + self.session.pending
-        assert self.session.pending == len(self.open)
+        assert self.session.pending == len(self.open) == len(self.due)
+        for old, wire in self.past:
+            assert old.pending == 0
+            assert old.counters.sent == len(wire)
         assert counters.notifications_sent == self.said
         assert all(count >= 0 for count in counters.as_dict().values())
+
+    @invariant()
+    def nothing_is_kept_of_what_is_over(self) -> None:
+        if not hasattr(self, "session"):
+            return
+        kept = [value for value in vars(self.session).values() if isinstance(value, (dict, set, list))]
+        assert sum(map(len, kept)) <= len(self.open) + len(self.served)
 
 
 def answer_of(request: Request, kind: str) -> bytes:
@@ -173,3 +236,11 @@ def answer_of(request: Request, kind: str) -> bytes:
 
 Conversation.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
 TestConversation = Conversation.TestCase
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+class TestLongConversations(Conversation.TestCase):  # type: ignore[misc,valid-type]
+    """The same for 50,000 steps."""
+
+    settings = settings(max_examples=500, stateful_step_count=100, deadline=None)
