@@ -14,7 +14,7 @@ unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV PIP_USER PIP_TARGET PIP_PREFIX PYTEST
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-all bench bench-server lint types peers clean
+.PHONY: help demo test test-all mutants soak fuzz bench bench-server lint types audit peers clean
 
 help:  ## print this list
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/make \1	\2/p' Makefile | expand -t 20
@@ -36,6 +36,17 @@ test: lint types peers  ## linter, types, and every test but the slow ones
 test-all: lint types peers  ## the same with the slow tests
 	$(BIN)/python -m pytest
 
+# What to run instead of half an hour: make soak SOAK='--minutes 5 --seed 7'
+soak: $(VENV)/.for-test  ## every transport at once under random faults for 30 minutes; figures at the end
+	$(BIN)/python tests/soak/soak.py $(SOAK)
+
+# How long, and what: make fuzz FUZZ='--seconds 600 --target sse'
+fuzz: $(VENV)/.for-test  ## look for inputs that break something, a minute for each target
+	nice $(BIN)/python tests/fuzz/run.py $(FUZZ)
+
+mutants: $(VENV)/.for-test  ## seed known bugs, one by one, and see the tests find each
+	$(BIN)/python tests/mutants/run.py $(MUTANTS)
+
 # What to run instead of everything: make bench BENCH='--cases tiny,text1 --rounds 9'
 bench: peers  ## what a call costs, beside a raw loop and the official SDK
 	$(BIN)/python tests/benchmarks/run.py $(BENCH)
@@ -50,6 +61,10 @@ lint: $(VENV)/.for-test  ## ruff
 types: $(VENV)/.for-test  ## mypy --strict
 	$(BIN)/python -m mypy --strict mcp_sync
 
+audit: $(VENV)/.for-test  ## ask the package index for known flaws of what is installed
+	$(PIP_INSTALL) pip-audit
+	$(BIN)/python -m pip_audit
+
 # The scripts know what is there already, so they run every time.
 peers: $(VENV)/.for-test  ## install the servers and hosts that the tests talk to
 	$(BIN)/python tests/peers/install.py
@@ -57,7 +72,7 @@ peers: $(VENV)/.for-test  ## install the servers and hosts that the tests talk t
 
 clean:  ## remove all that was installed or built
 	[ ! -f $(VENV)/pyvenv.cfg ] || rm -rf $(VENV)
-	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .fuzz build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	rm -rf tests/peers/.venvs tests/hosts/.venvs
 	find mcp_sync tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -70,7 +85,7 @@ $(VENV)/.for-demo: $(VENV)/.made setup.cfg setup.py $(SOURCES)
 
 $(VENV)/.for-test: $(VENV)/.made setup.cfg setup.py
 	rm -f $(VENV)/.for-demo
-	$(PIP_INSTALL) -e '.[test]'
+	$(PIP_INSTALL) -e '.[test,fuzz]'
 	@touch $@
 
 # Some systems ship python3 without ensurepip. Then virtualenv will do, if it is there or pip can bring it.
