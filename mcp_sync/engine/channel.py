@@ -37,6 +37,7 @@ from ..protocol.messages import (
     salvage_id,
     too_large,
 )
+from .blocks import LARGE_BYTES, learn_to_keep
 from .dispatch import Lane, stand_still
 from .interrupts import Latch, let_go
 from .lifetimes import tell_of_forks
@@ -516,7 +517,7 @@ class PipeChannel(Channel):
             if not pipe.fetch(deadline.remaining):
                 return deadline.expired
             raw = pipe.whole()
-            message = decode(raw) if raw is not None else None
+            message = self._decode(raw) if raw is not None else None
             if type(message) in ANSWERS and message.id == call.request_id:  # type: ignore[union-attr]
                 self._deliver(message)  # type: ignore[arg-type]
                 pipe.taken()
@@ -556,6 +557,8 @@ class PipeChannel(Channel):
     def _decode(self, piece: bytes | Overlong) -> Message | None:
         if isinstance(piece, bytes):
             if len(piece) <= self._limit:
+                if len(piece) >= LARGE_BYTES:
+                    learn_to_keep(len(piece))
                 return decode(piece)
             return too_large(piece[:KEPT_HEAD], piece[-KEPT_TAIL:], self._limit)
         known_at_once = salvage_id(piece.head) != (None, None)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import accumulate
 from json.encoder import c_make_encoder, encode_basestring  # type: ignore[attr-defined]
@@ -31,6 +31,8 @@ UNSUPPORTED_VERSION = -32022
 
 MAX_DEPTH = 128
 """Levels of arrays and objects in one message. The C parser recurses; a thread's stack is finite."""
+LARGE, FEW = 65536, 1000
+"""Bytes of a message, and quotation marks in it, from and to which its strings are looked at one by one."""
 MAX_BATCH = 1000
 """Messages in one array. Each takes a turn of the reader, and of memory fifty times its text."""
 
@@ -241,8 +243,8 @@ def decode(raw: bytes, max_depth: int = MAX_DEPTH) -> Message:
         if len(raw) > 2 * max_depth and _has_brackets(raw, max_depth) and too_deep(raw, max_depth):
             raise ValueError(f"nested more than {max_depth} levels deep")
         content = _parse(text)
-        if b"\\" in raw and _find_surrogate(raw):
-            _encode(content).encode("utf-8")  # refuses a lone surrogate, which nothing could send on
+        if b"\\" in raw:
+            _refuse_surrogates(content, raw)
     except (ValueError, RecursionError) as error:
         return _unreadable(raw, error)
     if type(content) is dict and len(content) == 3 and content.get("jsonrpc") == "2.0":  # by far the most frequent
@@ -263,6 +265,28 @@ def _parse(text: str) -> Any:
     if text.startswith("\ufeff"):
         raise ValueError("it begins with a byte order mark (RFC 8259, section 8.1)")
     return _decoder.decode(text)
+
+
+def _refuse_surrogates(content: Any, raw: bytes) -> None:
+    """Raise a ValueError where there is a lone surrogate, which nothing could send on."""
+    if len(raw) > LARGE and raw.count(b'"') < FEW:  # some long strings: whether one is ASCII, it knows by itself
+        for text in _strings(content):
+            if not text.isascii():
+                text.encode("utf-8")
+    elif _find_surrogate(raw):
+        _encode(content).encode("utf-8")
+
+
+def _strings(content: Any) -> Iterator[str]:
+    if isinstance(content, str):
+        yield content
+    elif isinstance(content, dict):
+        for key, value in content.items():
+            yield key
+            yield from _strings(value)
+    elif isinstance(content, list):
+        for value in content:
+            yield from _strings(value)
 
 
 def _has_brackets(raw: bytes, limit: int) -> bool:

@@ -265,9 +265,9 @@ class ChildPipe(Pipe):
         """Return what was fetched, if it is one line that ends there."""
         if not self._came or not self._came[-1].endswith(b"\n") or not self._lines.idle:
             return None
-        chunk = self._came[0] if len(self._came) == 1 else b"".join(self._came)
-        line = chunk.strip(b" \t\r\n")
-        return line if line.startswith(b"{") and b"\n" not in line and len(line) <= self._lines.limit else None
+        line = self._came[0] if len(self._came) == 1 else b"".join(self._came)  # the line end may stay: it is JSON, too
+        is_one = line.startswith(b"{") and line.find(b"\n") == len(line) - 1
+        return line if is_one and len(line) <= self._lines.limit else None
 
     def partial(self) -> bool:
         """Whether what was fetched is the beginning of one line, and not more than may be kept."""
