@@ -11,11 +11,23 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_every_test_that_the_fault_table_names_exists() -> None:
-    named = re.findall(r"``(test_\w+\.py)::(test_\w+)``", (ROOT / "README.rst").read_text())
+def test_every_test_that_is_named_exists() -> None:
+    """By its folder; those of faults and security by their files alone."""
+    named = re.findall(r"``((?:\w+/)?test_\w+\.py)::(test_\w+)``", (ROOT / "README.rst").read_text())
     assert len(named) > 20
     for file, test in named:
-        assert f"def {test}(" in (ROOT / "tests" / "faults" / file).read_text(), f"{file}::{test}"
+        assert any(f"def {test}(" in text for text in texts_of(file)), f"{file}::{test}"
+
+
+def test_every_file_of_tests_that_is_named_exists() -> None:
+    named = re.findall(r"``((?:tests/)?(?:\w+/)?test_[\w*]+\.py)``", (ROOT / "README.rst").read_text())
+    assert len(named) > 5
+    for file in named:
+        assert texts_of(file), file
+
+
+def texts_of(file: str) -> list[str]:
+    return [path.read_text() for path in (ROOT / "tests").glob(f"*/{Path(file).name}")]
 
 
 def blocks() -> list[str]:

@@ -837,7 +837,7 @@ def test_run_serves_on_the_calling_thread_until_it_is_closed() -> None:
 
 
 PROGRAM = """
-    import os, sys, threading
+    import os, signal, sys, threading
     from mcp_sync.server.websocket import WebSocketHost
     from mcp_sync.testing.tools import Collector, PartnerServer
 
@@ -872,6 +872,7 @@ def test_ctrl_c_ends_run_and_says_goodbye() -> None:
                 host._over.wait(0.01)
             print(host.url, flush=True)
 
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background of a shell it is ignored
         threading.Thread(target=tell, daemon=True).start()
         try:
             host.run()

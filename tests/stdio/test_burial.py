@@ -18,8 +18,9 @@ def test_a_killed_child_that_takes_its_time_to_end_does_not_stay_a_zombie(monkey
     monkeypatch.setattr(process, "KILLED_SECONDS", 0.0)  # a busy machine does the same with the real figure
     monkeypatch.setattr(process, "BURIAL_SECONDS", 0.05)
     transport = StdioTransport([sys.executable, "-c", STUBBORN], shutdown_timeout=0.001)
+    before = children()
     transport.connect()
-    pid = next(int(word) for word in os.listdir("/proc") if word.isdigit() and parent_of(word) == os.getpid())
+    (pid,) = children() - before
     deadline = time.monotonic() + 20
     while resident(pid) < 400 << 10 and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -27,6 +28,10 @@ def test_a_killed_child_that_takes_its_time_to_end_does_not_stay_a_zombie(monkey
     while os.path.exists(f"/proc/{pid}") and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not os.path.exists(f"/proc/{pid}")
+
+
+def children() -> set[int]:
+    return {int(word) for word in os.listdir("/proc") if word.isdigit() and parent_of(word) == os.getpid()}
 
 
 def parent_of(pid: str) -> int:
