@@ -22,16 +22,17 @@ help:  ## print this list
 demo: $(VENV)/.for-demo  ## start a server, list its tools, call one (examples/quickstart.py)
 	$(BIN)/python examples/quickstart.py
 
-# Most tests wait for something, so more of them at once than there are processors. What has the machine's one Docker
-# engine, or keeps all processors busy, comes last and by itself. The lanes have to agree on the names of the tests,
-# some of which come out of sets: so one hash seed for all.
+# Most tests wait for something, so more of them at once than there are processors. What measures something, or has the
+# machine's one Docker engine, comes by itself. The lanes have to agree on the names of the tests, some of which come
+# out of sets: so one hash seed for all.
 LANES ?= 3
-ALONE = tests/containers tests/conformance tests/benchmarks
+LATER = tests/containers tests/conformance tests/benchmarks
 
 test: lint types peers  ## linter, types, and every test but the slow ones
-	PYTHONHASHSEED=0 $(BIN)/python -m pytest -m "not slow and not alone" -n $(LANES) --dist loadfile $(ALONE:%=--ignore=%)
-	$(BIN)/python -m pytest -m "not slow and alone" $(ALONE:%=--ignore=%)
-	$(BIN)/python -m pytest -m "not slow" $(ALONE)
+	PYTHONHASHSEED=0 $(BIN)/python -m pytest -m "not slow and not alone" -n $(LANES) --dist loadfile $(LATER:%=--ignore=%)
+	$(BIN)/python -m pytest -m "not slow and alone" $(LATER:%=--ignore=%)
+	$(BIN)/python -m pytest -m "not slow" -n $(LANES) --dist loadfile tests/conformance tests/benchmarks
+	$(BIN)/python -m pytest -m "not slow" tests/containers
 
 test-all: lint types peers  ## the same with the slow tests
 	$(BIN)/python -m pytest
@@ -44,6 +45,7 @@ soak: $(VENV)/.for-test  ## every transport at once under random faults for 30 m
 fuzz: $(VENV)/.for-test  ## look for inputs that break something, a minute for each target
 	nice $(BIN)/python tests/fuzz/run.py $(FUZZ)
 
+# Which, and how many at once: make mutants MUTANTS='--only no-killpg retry-all --jobs 4'
 mutants: $(VENV)/.for-test  ## seed known bugs, one by one, and see the tests find each
 	$(BIN)/python tests/mutants/run.py $(MUTANTS)
 
