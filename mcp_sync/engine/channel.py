@@ -26,6 +26,7 @@ from ..policies import Limits
 from ..protocol.eras import Era
 from ..protocol.framing import KEPT_HEAD, KEPT_TAIL, Overlong
 from ..protocol.messages import (
+    Batch,
     Failure,
     Malformed,
     Message,
@@ -57,6 +58,8 @@ VERDICT_SECONDS = 1.0
 EVENTS_SECONDS = 1.0
 """How long after the end observers that are not up to date are still told of what they have missed."""
 ANSWERS = (Result, Failure)
+CAREFUL_SECONDS = 0.02
+"""For so long the main thread waits in the seat; a hop is nothing to a call that takes longer."""
 LARGE = 32768
 """Bytes of a message that may fill the pipe: while it is written somebody has to read, or both sides may wait."""
 FLOOD = 100
@@ -332,27 +335,35 @@ class PipeChannel(Channel):
 
     def send(self, message: Message | Mapping[str, Any], deadline: Deadline) -> None:
         """Send one whole message; raises as Channel.send says."""
-        data = encode(message)
-        if len(data) > self._limit:
-            raise MessageTooLarge(
-                f"the message has {len(data)} bytes; max_message_size is {self._limit}",
-                details={"size": len(data), "limit": self._limit, "phase": "send"},
-                may_have_run=False,
-            )
         try:
+            data = encode(message)
+            if len(data) > self._limit:
+                raise MessageTooLarge(
+                    f"the message has {len(data)} bytes; max_message_size is {self._limit}",
+                    details={"size": len(data), "limit": self._limit, "phase": "send"},
+                    may_have_run=False,
+                )
             if self._pipe.lends and (len(data) > LARGE or self._seat.stale):
                 self._look_ahead(len(data), deadline)
             self._write(data, deadline)
         except MCPConnectionError:
+            self._unexpect(message)
             self._seat.call_keeper()  # to find out why
             stand_still(FINISH_SECONDS)
             raise
         except MCPError:
+            self._unexpect(message)
             raise
         except BaseException:
+            self._unexpect(message)
             let_go(self._writing)
             self._seat.get_up()
             raise
+
+    def _unexpect(self, message: Message | Mapping[str, Any]) -> None:
+        """Expect no answer to what could not be sent, or the keeper would never leave the seat again."""
+        if isinstance(message, Request):
+            self._expected.discard(message.id)
 
     def _look_ahead(self, size: int, deadline: Deadline) -> None:
         """See to it that somebody reads while a large message is written, and that what is over is known to be."""
@@ -416,15 +427,21 @@ class PipeChannel(Channel):
         self.hang_up(deadline)
         if self._reading.acquire(blocking=False):
             self._finish()
+        if self._seat.is_borrowed_here:  # by the call that a signal handler has interrupted: its end is awaited
+            return
         if not self._seat.is_mine:
             self._given_back.wait(deadline.remaining)
         self._seat.vacate(deadline)
 
     def wait(self, call: Ticket, deadline: Deadline) -> bool:
         """Wait on the calling thread until the call is over, and read meanwhile if nobody else does."""
-        if self._pipe.lends:
+        if not self._pipe.lends:
+            return call.wait(deadline.remaining)
+        try:
             return self._seat.wait(call, deadline, self._read_for)
-        return call.wait(deadline.remaining)
+        finally:
+            if self._expected and call.request_id is not None:
+                self._expected.discard(call.request_id)
 
     def pause(self) -> None:
         """Stop reading for now; what arrives waits in the pipe."""
@@ -514,8 +531,8 @@ class PipeChannel(Channel):
         pipe = self._pipe
         careful = threading.get_ident() == self._main
         while not call.over:
-            if not pipe.fetch(deadline.remaining):
-                return deadline.expired
+            if not pipe.fetch(min(deadline.remaining, CAREFUL_SECONDS) if careful else deadline.remaining):
+                return deadline.expired or (careful and self._leave_to_keeper(call))
             raw = pipe.whole()
             message = self._decode(raw) if raw is not None else None
             if type(message) in ANSWERS and message.id == call.request_id:  # type: ignore[union-attr]
@@ -523,10 +540,20 @@ class PipeChannel(Channel):
                 pipe.taken()
             elif careful:
                 if not pipe.partial():
-                    return False
+                    return self._leave_to_keeper(call)
             elif self._deliver_all(pipe.cut()) >= FLOOD or self._closing or deadline.expired:
                 return False
         return not self._expected
+
+    def _leave_to_keeper(self, call: Ticket) -> bool:
+        """Have the keeper read for this call from now on, and return False.
+
+        The main thread would have to hand everything that is for others to the keeper, again and again; and in its poll
+        a signal handler could neither ask nor close.
+        """
+        if call.request_id is not None:
+            self._expected.add(call.request_id)
+        return False
 
     def _deliver_all(self, pieces: Sequence[bytes | Overlong]) -> int:
         for message in self._decoded(pieces):
@@ -552,7 +579,13 @@ class PipeChannel(Channel):
 
     def _met(self, message: Message) -> None:
         """Expect it no more."""
-        self._expected.discard(getattr(message, "id", None) or getattr(message, "answers", None) or 0)
+        if type(message) is Batch:
+            for item in message.messages:
+                self._met(item)
+        elif type(message) in ANSWERS:
+            self._expected.discard(message.id or 0)  # type: ignore[union-attr]
+        elif type(message) is Malformed:
+            self._expected.discard(message.answers or 0)
 
     def _decode(self, piece: bytes | Overlong) -> Message | None:
         if isinstance(piece, bytes):

@@ -151,6 +151,9 @@ class Peer(Caller):
             if ticket.progress_posted:
                 self._await_callbacks(deadline)
             return ticket.raw()
+        except KeyboardInterrupt:  # between giving up and having done so
+            self._close_books(ticket)
+            raise
         finally:
             del ticket, stuck  # an error's traceback refers to this frame, which must not refer back to the error
 

@@ -58,11 +58,17 @@ class Seat:
         self._kept = False
         self._turns = 0
         self._left = 0.0
+        self._reader = 0
 
     @property
     def is_mine(self) -> bool:
         """Whether the calling thread is the keeper."""
         return self._keeper is threading.current_thread()
+
+    @property
+    def is_borrowed_here(self) -> bool:
+        """Whether the calling thread reads, as a caller; so it has been interrupted by a signal handler."""
+        return self._reader == threading.get_ident()
 
     @property
     def kept(self) -> bool:
@@ -104,7 +110,7 @@ class Seat:
             return False
         self._kept = False  # first: who comes to want the keeper looks at that, and we look once more
         if self._called or wanted():
-            self._kept = True
+            self._called, self._kept = False, True  # who called has been heard, or the seat would never be lent again
             return False
         self._left = time.monotonic()
         self._place.release()
@@ -139,10 +145,15 @@ class Seat:
             self._place.release()
         if found:
             self.call_keeper()
+        elif self._line:  # somebody found the seat taken
+            self._call_next()
         return found
 
     def get_up(self) -> None:
         """Give up the seat, if Ctrl-C has kept the calling thread from doing so."""
+        if self.is_borrowed_here:
+            self._reader = 0
+        self._called = True  # first, or another caller sits down and waits for what has come already
         let_go(self._place)
         self.call_keeper()  # which takes over what was left in the middle
 
@@ -166,6 +177,8 @@ class Seat:
             self.get_up()
             self._step_aside(call)
             raise
+        if not call.over and self._line:
+            self._call_next()  # it may have been our turn, just when our time was over
         return call.over
 
     def _sit_down(self) -> bool:
@@ -189,10 +202,14 @@ class Seat:
 
     def _sit(self, call: Ticket, deadline: Deadline, read: Callable[[Ticket, Deadline], bool]) -> None:
         self._turns += 1
+        self._reader = threading.get_ident()
+        done = False
         try:
-            if not call.over and not read(call, deadline):
-                self._called = True
+            done = call.over or read(call, deadline)
         finally:
+            if not done:  # before the seat is free: what has come and was left there is for the keeper
+                self._called = True
+            self._reader = 0
             self._left = time.monotonic()
             self._place.release()
         if self._called:

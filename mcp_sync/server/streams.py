@@ -18,7 +18,7 @@ from ..deadlines import Deadline
 from ..engine.interrupts import what_broke
 
 OUTBOX_BYTES = 1 << 20
-POLL_SECONDS = 1.0
+POLL_SECONDS = 0.4
 """How often a silent stream looks whether its client is still there."""
 LOOK_SECONDS = 15.0
 """How often a stream looks whether its client's credentials are still in force."""

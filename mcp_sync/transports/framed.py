@@ -45,6 +45,8 @@ from .upgrade import Upgraded
 
 READ_BYTES, LARGE_READ_BYTES = 1 << 16, 1 << 18
 """How much is read at once, and how much inside a frame that is longer."""
+SMALLEST_PIECE = 4096
+"""Pieces that are shorter on average are not kept beyond the limit's share of them."""
 CLOSE_SECONDS = 1.0
 """How long saying goodbye may take at most: what waits to be written, our close frame, and the server's."""
 FLAWED_SECONDS = 0.3
@@ -177,6 +179,8 @@ class WebSocketPipe(Pipe):
         """Wait so long for bytes, and keep them; False: none came, or there is something else to see to."""
         if self._deadline is not None or self._ended or self._asked is not None or self._cutter.skipping:
             return False
+        if self._came and not self.partial():  # it came right behind the upgrade, or was left by Ctrl-C
+            return False
         if self._keepalive.interval is not None:
             seconds = min(seconds, max(0.0, self._heard + self._keepalive.interval - time.monotonic()))
         ready = self._poll.poll(min(seconds, POLL_SECONDS) * 1000)
@@ -195,8 +199,11 @@ class WebSocketPipe(Pipe):
 
     def partial(self) -> bool:
         """Whether what was fetched is the beginning of one message."""
-        lone = self._cutter.lone(self._came[0]) if self._came else None
-        return lone is not None and lone[1] > sum(map(len, self._came))
+        came = self._came
+        if not came or len(came) * SMALLEST_PIECE > self._limit:  # of many small pieces the cutter makes less work
+            return False
+        lone = self._cutter.lone(came[0])
+        return lone is not None and lone[1] > sum(map(len, came))
 
     def taken(self) -> None:
         """Forget what was fetched."""

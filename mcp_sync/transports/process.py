@@ -251,7 +251,8 @@ class ChildPipe(Pipe):
         """Wait so long for bytes from stdout alone; False: none came, or there is something else to see to."""
         if self._paused or self._deadline is not None or self._excess is not None:
             return False
-        ready = self._poll.poll(min(seconds, POLL_SECONDS) * 1000)
+        longest = POLL_SECONDS if self._pidfd >= 0 else 1.0  # then ``read`` looks whether the process has ended
+        ready = self._poll.poll(min(seconds, longest) * 1000)
         if len(ready) != 1 or ready[0][0] != self._stdout:
             return False
         try:

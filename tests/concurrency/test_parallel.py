@@ -42,7 +42,8 @@ needs_plugin = pytest.mark.skipif(
 @pytest.mark.parametrize("part", PARTS)
 def test_the_unit_tests_pass_with_eight_threads_in_each(part: str) -> None:
     """I2, I4: no test of these has any state but its own, and neither has what it tests."""
-    options = ["-q", "-p", "no:cacheprovider", "-p", "pytest_run_parallel.plugin", "-m", "not hypothesis and not slow and not alone", "-rfE", "--tb=short"]
+    options = ["-p", "pytest_run_parallel.plugin"]
+    options += ["-q", "-p", "no:cacheprovider", "-m", "not hypothesis and not slow and not alone", "-rfE", "--tb=short"]
     options += [f"--parallel-threads={THREADS}", f"--iterations={TIMES}", *(f"--ignore={path}" for path in WHOLE)]
     options += ["-k", " and ".join(f"not {word}" for word in MEASURING)]
     command = [sys.executable, "-m", "pytest", *options, *PARTS[part]]

@@ -8,7 +8,7 @@ from collections import Counter
 
 import pytest
 from faults.http_server import Exchange, late, silent
-from faults.http_tools import NOW, Gate, T, closes, resets, serving, tells
+from faults.http_tools import NOW, T, closes, resets, serving, tells
 from faults.tools import ERAS, PATIENCE, tool, until, within, works
 
 from mcp_sync import MCPConnectionError, MCPError, MCPTimeoutError, TooManyRequests
@@ -130,19 +130,6 @@ def expect_timeout(client: object) -> None:
         client.call_tool("dead", timeout=T * 2)  # type: ignore[attr-defined]
 
 
-def test_callers_that_come_while_all_connections_are_taken_keep_to_their_own_time() -> None:
-    """I1: whether there is a limit on connections or not."""
-    gate = Gate()
-    with serving(on={"held": gate}) as (client, _):
-        held = [client.submit_tool("held", {"n": number}) for number in range(8)]
-        until(lambda: gate.waiting == 8)
-        with within(T):
-            in_threads(40, lambda _: call_in_time(client), PATIENCE)
-        gate.open()
-        for number, future in enumerate(held):
-            assert future.result(PATIENCE).text == f'{{"n": {number}}}'
-        works(client)
-
 
 def call_in_time(client: object) -> None:
     try:
@@ -150,25 +137,6 @@ def call_in_time(client: object) -> None:
     except (MCPTimeoutError, TooManyRequests):
         pass
 
-
-def test_more_submitted_calls_than_can_be_under_way_wait_their_turn_or_are_refused() -> None:
-    """I2, I8: none is lost, none is answered twice, and a refusal is typed and sends nothing."""
-    with serving(on={"work": late(0.02)}) as (client, server):
-        futures, refused = [], 0
-        for number in range(300):
-            try:
-                futures.append((number, client.submit_tool("work", {"n": number})))
-            except TooManyRequests:
-                refused += 1
-        ended = Counter[str]()
-        for number, future in futures:
-            error = future.exception(PATIENCE)
-            if error is None:
-                assert future.result(0).text == f'{{"n": {number}}}'
-            ended[type(error).__name__] += 1
-        assert set(ended) <= {"NoneType", "TooManyRequests"}
-        assert len(server.calls("work")) == ended["NoneType"] >= 20
-        works(client)
 
 
 @ERAS
