@@ -49,8 +49,9 @@ class Request:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the JSON-RPC object."""
-        head = {"jsonrpc": "2.0", "id": self.id, "method": self.method}
-        return head if self.params is None else {**head, "params": self.params}
+        if self.params is None:
+            return {"jsonrpc": "2.0", "id": self.id, "method": self.method}
+        return {"jsonrpc": "2.0", "id": self.id, "method": self.method, "params": self.params}
 
 
 @dataclass(frozen=True, slots=True)

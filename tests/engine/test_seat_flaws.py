@@ -1,4 +1,4 @@
-"""The seat where it was once mistaken: lent never again, left in the hands of a signal handler, looked at in passing."""
+"""The seat where it was once mistaken: lent never again, held in a signal handler, looked at in passing."""
 
 from __future__ import annotations
 
