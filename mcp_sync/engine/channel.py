@@ -5,8 +5,9 @@ messages (stdio, memory, a user's own) only write a Pipe, and share the one Pipe
 
 ::
 
-    Peer, Inbox  <- Relay <- pump() <- PipeChannel <- Pipe.read()        the reader thread
     Peer.call()  -> PipeChannel.send() -> Pipe.write()                   the caller's thread
+                 -> Seat.wait() -> PipeChannel <- Pipe.fetch()           the same, if nobody else reads
+    Peer, Inbox  <- Relay <- pump() <- PipeChannel <- Pipe.read()        the keeper, whenever no caller reads
 """
 
 from __future__ import annotations

@@ -146,7 +146,8 @@ class Reconnecting(Caller):
         except Exception:
             self._close_retired(deadline)
             raise
-        self._close_retired(deadline)
+        if self._retired:
+            self._close_retired(deadline)
         return result
 
     def _ask(self, question: Question[Any], deadline: Deadline) -> dict[str, Any]:

@@ -288,7 +288,8 @@ class WebSocketPipe(Pipe):
             if not (sending.acquire(blocking=False) or sending.acquire(timeout=deadline.remaining)):
                 raise MCPTimeoutError("a control frame is still being written", may_have_run=False)
             try:
-                self._flush_left(deadline)
+                if self._line.blocked:
+                    self._flush_left(deadline)
                 if any(self._controls):
                     self._take_controls(deadline)
                 self._write_message(whole, deadline)

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from ..deadlines import DEFAULT_TIMEOUT, Deadline, as_timeout
 from ..engine.caller import Caller
-from ..engine.channel import Channel
+from ..engine.channel import FINISH_SECONDS, Channel
 from ..engine.connect import Introduction, closing_time, converse
+from ..engine.dispatch import stand_still
 from ..engine.inbox import Inbox, Relay
 from ..engine.interrupts import let_go
 from ..engine.lifetimes import close_when_forgotten, tell_of_forks
 from ..engine.peer import Peer
-from ..exceptions import ForkedClientError, LocalProtocolError, MCPConnectionError, MCPTimeoutError
+from ..exceptions import ForkedClientError, LocalProtocolError, MCPConnectionError, MCPError, MCPTimeoutError
 from ..observe import Event, Observers
 from ..policies import Limits, Policies, one_of
 from ..protocol.eras import VERSIONS
@@ -206,7 +207,7 @@ class MCPTransport:
             return
         self._end_line(Deadline(CLOSE_SECONDS))
         whole: Channel | _Line
-        whole = channel = self.dial(deadline)
+        whole = channel = self._dialled(deadline)
         try:
             whole = line = _Line(channel, self._policies[Limits].pending)
             channel.start(line.relay)
@@ -215,6 +216,13 @@ class MCPTransport:
                 self._closed_properly = close_when_forgotten(self, line, f"{self!r}")
         except BaseException as error:
             whole.close(Deadline(closing_time(error)))
+            raise
+
+    def _dialled(self, deadline: Deadline) -> Channel:
+        try:
+            return self.dial(deadline)
+        except MCPError:
+            stand_still(FINISH_SECONDS)  # at exit: what it was waiting for has just been ended
             raise
 
     def disconnect(self, timeout: float | None = None) -> None:
@@ -324,7 +332,7 @@ class MCPTransport:
                 line.claimed = True
                 self._disclaim()  # a session may outlive the transport that made it
         if line is None:
-            return converse(self.dial(deadline), introduction, limits, deadline)
+            return converse(self._dialled(deadline), introduction, limits, deadline)
         line.peer = converse(line.channel, introduction, limits, deadline, relay=line.relay)
         return line.peer
 

@@ -239,6 +239,7 @@ class _SecureWire(_Wire, HTTPSConnection):
                 self._hold(self.sock)
                 self._drop_twin()
         except BaseException as error:
+            _close_half_made(error)
             if self._owner is not None and self._owner.failure is None and isinstance(error, Exception):
                 self._owner.failure = error
             self._drop_twin()
@@ -345,6 +346,16 @@ class _Pooled:
             self.pool.put(wire, block=False)
         except (AttributeError, queue.Full):  # closed meanwhile, or there are enough
             wire.close()
+
+
+def _close_half_made(error: BaseException) -> None:
+    """Close the SSLSocket that ``ssl`` forgets where the other side resets the connection before hands are shaken."""
+    trace = error.__traceback__
+    while trace is not None:
+        made = trace.tb_frame.f_locals.get("self")
+        if isinstance(made, ssl.SSLSocket):
+            made.close()
+        trace = trace.tb_next
 
 
 class _PlainPool(_Pooled, HTTPConnectionPool):

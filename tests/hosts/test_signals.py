@@ -274,8 +274,12 @@ assert heard[0] > 50, heard
 
 
 STORM = """
-import random
+import random, sys
 from mcp_sync import MCPConnectionError
+def where_nobody_can_catch_it(found):
+    "In a weakref's callback, say: Python prints it, and goes on."
+    if not issubclass(found.exc_type, KeyboardInterrupt): sys.__unraisablehook__(found)
+sys.unraisablehook = where_nobody_can_catch_it
 dice = random.Random(7)
 armed = False
 def raise_it(*_):
