@@ -70,6 +70,7 @@ PROGRAMS: dict[str, tuple[str, int]] = {
     "a fork": (
         """
         session = make().transport.create_session()
+        import time; time.sleep(0.3)  # who forks while another thread writes to stderr has a child that never can
         child = os.fork()
         if not child:
             try:
