@@ -48,6 +48,8 @@ WAITS_ARE_PERMITTED = {
     "transports/restarting.py _Starts._dialling": "a process is started",
     "client/schemas.py ToolIndex._listing": "the tools are listed, likewise by one for all",
     "engine/caller.py CallFuture._converting": "a result is converted, likewise; that may have to list the tools",
+    # Sent without waiting, to a client that keeps up; with one that does not, somebody else takes over.
+    "server/exchange.py Companion._lock": "a piece of an answer is written",
     # A write to a descriptor that does not block, so that whoever closes it does not close somebody else's.
     "engine/lines.py Bell._lock": "a bell is rung",
     "transports/process.py ChildPipe._ending": "a bell is rung",
