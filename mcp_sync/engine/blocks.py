@@ -17,8 +17,8 @@ KEPT_BYTES = 8 << 20
 _learned = threading.Event()
 
 
-def learn_to_keep(size: int) -> None:
-    """Have blocks kept from the first message on that is so large."""
-    if size >= LARGE_BYTES and not _learned.is_set():
+def learn_to_keep() -> None:
+    """Have blocks kept from now on: a message of LARGE_BYTES or more has come."""
+    if not _learned.is_set():
         _learned.set()
         bytes(KEPT_BYTES)  # zeros, which the system has at hand: no page of it is touched

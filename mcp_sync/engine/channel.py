@@ -347,18 +347,14 @@ class PipeChannel(Channel):
             if self._pipe.lends and (len(data) > LARGE or self._seat.stale):
                 self._look_ahead(len(data), deadline)
             self._write(data, deadline)
-        except MCPConnectionError:
+        except BaseException as error:
             self._unexpect(message)
-            self._seat.call_keeper()  # to find out why
-            stand_still(FINISH_SECONDS)
-            raise
-        except MCPError:
-            self._unexpect(message)
-            raise
-        except BaseException:
-            self._unexpect(message)
-            let_go(self._writing)
-            self._seat.get_up()
+            if isinstance(error, MCPConnectionError):
+                self._seat.call_keeper()  # to find out why
+                stand_still(FINISH_SECONDS)
+            elif not isinstance(error, MCPError):
+                let_go(self._writing)
+                self._seat.get_up()
             raise
 
     def _unexpect(self, message: Message | Mapping[str, Any]) -> None:
@@ -592,7 +588,7 @@ class PipeChannel(Channel):
         if isinstance(piece, bytes):
             if len(piece) <= self._limit:
                 if len(piece) >= LARGE_BYTES:
-                    learn_to_keep(len(piece))
+                    learn_to_keep()
                 return decode(piece)
             return too_large(piece[:KEPT_HEAD], piece[-KEPT_TAIL:], self._limit)
         known_at_once = salvage_id(piece.head) != (None, None)

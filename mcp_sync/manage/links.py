@@ -8,21 +8,20 @@ from __future__ import annotations
 
 import random
 import threading
-import weakref
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from ..deadlines import Deadline
-from ..engine.caller import Caller, Handler, Incoming
+from ..engine.caller import Caller, Handler
 from ..engine.connect import Introduction
 from ..engine.dispatch import Job
 from ..engine.interrupts import let_go
 from ..exceptions import MCPConnectionError, MCPError, MCPTimeoutError, Refused, TooManyRequests
-from ..protocol.messages import Notification
 from .endpoints import ENDED, LOST, SPARE, USED, Endpoint, Place
 from .health import FIRST_PAUSE, LONGEST_PAUSE
+from .reconnect import Ear
 
 CLOSE_SECONDS = 5.0
 """How long closing a connection may take that another has replaced."""
@@ -32,34 +31,12 @@ JITTER = 0.25
 """By how much, in parts, a pause may be longer: so that many that have lost the same server do not come at once."""
 
 
-class Voice(Handler):
-    """The Handler of one link: it passes on what is said there; its end only as long as the conversation is there.
-
-    It holds the application's handler weakly, as a Peer does; the link holds the voice.
-    """
+class Voice(Ear):
+    """The Ear of one link: it tells of the conversation's end only as long as the conversation is there."""
 
     def __init__(self, handler: Handler | None) -> None:
-        self._handler = weakref.ref(handler) if handler is not None else None
-        self._told = False
+        super().__init__(handler)
         self._left = False
-
-    def offers(self, method: str) -> bool:
-        """Whether the application has anything to say to it."""
-        target = self._target()
-        return target is not None and target.offers(method)
-
-    def request(self, incoming: Incoming) -> dict[str, Any] | None:
-        """Answer."""
-        target = self._target()
-        if target is None:
-            raise MCPConnectionError("nobody is there any more")
-        return target.request(incoming)
-
-    def notification(self, notification: Notification) -> None:
-        """Take note."""
-        target = self._target()
-        if target is not None:
-            target.notification(notification)
 
     def closed(self, error: MCPError) -> None:
         """Tell that what was subscribed to is lost."""
@@ -78,9 +55,6 @@ class Voice(Handler):
         target = self._target()
         if target is not None and not told:
             target.closed(error)
-
-    def _target(self) -> Handler | None:
-        return self._handler() if self._handler is not None else None
 
 
 class Link:
@@ -265,13 +239,21 @@ class Line:
             if link.caller.must_connect:  # which its transport does by itself; by our deadline, before it is asked
                 self._make_ready(link, deadline)
             return link
+
+        def connect() -> None:
+            if self.link is None or self.link.caller.over:
+                self._put(self._dial_in_time(deadline))
+
+        return self._one_at_a_time(connect, deadline)
+
+    def _one_at_a_time(self, connect: Callable[[], None], deadline: Deadline) -> Link:
+        """Connect, unless another thread does so beyond the deadline, and return the connection."""
         try:
             if not self._dialling.acquire(timeout=deadline.remaining):
                 text = f"{self.endpoint.name}: another thread is still connecting"
                 raise MCPTimeoutError(text, details={"phase": "connect"}, may_have_run=False)
             try:
-                if self.link is None or self.link.caller.over:
-                    self._put(self._dial_in_time(deadline))
+                connect()
                 assert self.link is not None
                 return self.link
             finally:
@@ -410,21 +392,13 @@ class Line:
 
     def restart(self, deadline: Deadline) -> Link:
         """End the connection, with what is under way there, then make a new one; raises as connecting does."""
-        try:
-            if not self._dialling.acquire(timeout=deadline.remaining):
-                text = f"{self.endpoint.name}: another thread is still connecting"
-                raise MCPTimeoutError(text, details={"phase": "connect"}, may_have_run=False)
-            try:
-                if self.link is not None:
-                    self.link.close(deadline.sooner(max(deadline.remaining / 2, 0.0)))
-                self._put(self.dial(deadline))
-                assert self.link is not None
-                return self.link
-            finally:
-                self._dialling.release()
-        except BaseException:
-            let_go(self._dialling)
-            raise
+
+        def connect_anew() -> None:
+            if self.link is not None:
+                self.link.close(deadline.sooner(max(deadline.remaining / 2, 0.0)))
+            self._put(self.dial(deadline))
+
+        return self._one_at_a_time(connect_anew, deadline)
 
 
 def _while_connecting(error: MCPError) -> None:
