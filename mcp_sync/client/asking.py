@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from ..deadlines import Deadline
+from ..engine import interrupts
 from ..engine.caller import Caller, CallFuture, Question
 from ..engine.dispatch import Job, reaper
 from ..exceptions import JSONRPCError, MCPError, MCPTimeoutError, RemoteProtocolError, TooManyRequests
@@ -129,13 +130,13 @@ class Asker:
     def reply(self, step: Gather | Pause, deadline: Deadline) -> Any:
         """Do what the server wants between two calls; blocks, at most until the deadline."""
         if isinstance(step, Pause):
-            threading.Event().wait(min(step.seconds, deadline.remaining))
+            interrupts.Event().wait(min(step.seconds, deadline.remaining))
             return None
         return self._gather(step.requests, deadline)
 
     def _gather(self, requests: Mapping[str, Mapping[str, Any]], deadline: Deadline) -> dict[str, Any]:
         """Ask the callbacks all at once, and wait for all."""
-        finished = threading.Event()
+        finished = interrupts.Event()
         answering = self.answering(requests, lambda answering: finished.set())
         if not finished.wait(deadline.remaining):
             raise MCPTimeoutError(

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..deadlines import Deadline, as_timeout
+from ..engine import interrupts
 from ..engine.backlog import BACKLOG_ITEMS, Backlog
 from ..engine.caller import CallFuture, Question
 from ..engine.dispatch import start_thread_in_finalizer
@@ -139,7 +140,8 @@ class News:
         self.honoured: dict[str, Any] = {}
         self.closed = False
         self.waiting: Backlog[Notification | MCPError | None] = Backlog(kept)
-        self._acknowledged: queue.Queue[MCPError | None] = queue.Queue(1)
+        self._acknowledged = interrupts.Event()
+        self._refusal: MCPError | None = None
         self._stop: Callable[[Deadline], object] = lambda deadline: None
         self._stop_listening: Callable[[], None] = lambda: None
 
@@ -187,10 +189,9 @@ class News:
         self.waiting.put(error)
 
     def _acknowledge(self, error: MCPError | None) -> None:
-        try:
-            self._acknowledged.put_nowait(error)
-        except queue.Full:
-            pass  # it was before
+        if not self._acknowledged.is_set():
+            self._refusal = error
+            self._acknowledged.set()
 
     # -- opened in one way or the other -------------------------------------------------------------------------------
 
@@ -217,15 +218,13 @@ class News:
         future = asker.caller.submit(question, deadline)
         self._stop = lambda deadline: future.cancel()
         try:
-            error = self._acknowledged.get(timeout=deadline.remaining)
-            if error is not None:
-                raise error
-        except queue.Empty:
-            future.cancel()
-            raise MCPTimeoutError(
-                f"subscriptions/listen was not acknowledged within {deadline.limit:g} s",
-                details={"limit": deadline.limit, "method": "subscriptions/listen"},
-            ) from None
+            if not self._acknowledged.wait(deadline.remaining):
+                raise MCPTimeoutError(
+                    f"subscriptions/listen was not acknowledged within {deadline.limit:g} s",
+                    details={"limit": deadline.limit, "method": "subscriptions/listen"},
+                )
+            if self._refusal is not None:
+                raise self._refusal
         except BaseException:  # Ctrl-C too
             future.cancel()
             raise

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..deadlines import Deadline, as_timeout
+from ..engine import interrupts
 from ..engine.caller import Question
 from ..exceptions import JSONRPCError, MCPError, MCPTimeoutError, RemoteProtocolError
 from ..protocol.eras import CAPABILITIES_KEY, TASKS_EXTENSION, Stateless
@@ -107,7 +108,7 @@ class Task:
                 self._give_input(deadline)
             wanted = self.state.get("pollIntervalMs")
             seconds = wanted / 1000 if isinstance(wanted, (int, float)) and wanted > 0 else pause
-            threading.Event().wait(min(seconds, deadline.remaining))
+            interrupts.Event().wait(min(seconds, deadline.remaining))
             if deadline.expired:
                 raise self._still_going(deadline)
             pause = min(pause * 2, LONGEST_POLL_SECONDS)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import queue
 import threading
 from typing import Generic, TypeVar
+
+from . import interrupts
 
 T = TypeVar("T")
 
@@ -25,7 +26,7 @@ class Backlog(Generic[T]):
     """
 
     def __init__(self, items: int = BACKLOG_ITEMS, size: int = BACKLOG_BYTES) -> None:
-        self._items: queue.Queue[tuple[T, int]] = queue.Queue()
+        self._items: interrupts.Queue[tuple[T, int]] = interrupts.Queue()
         self._lock = threading.Lock()  # guards _bytes, dropped
         self._most_items = items
         self._most_bytes = size

@@ -9,12 +9,12 @@ MALLOC_MMAP_THRESHOLD_ or MALLOC_TRIM_THRESHOLD_ in the environment, and glibc l
 
 from __future__ import annotations
 
-import threading
+from . import interrupts
 
 LARGE_BYTES = 1 << 17
 KEPT_BYTES = 8 << 20
 
-_learned = threading.Event()
+_learned = interrupts.Event()
 
 
 def learn_to_keep() -> None:

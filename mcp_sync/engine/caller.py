@@ -7,6 +7,7 @@ Handler: anything that answers.
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -19,10 +20,13 @@ from ..exceptions import MCPError
 from ..protocol.eras import Era
 from ..protocol.messages import Notification, Request, RequestId
 from ..protocol.negotiation import Agreement
-from .dispatch import Alarm, Job, reaper
-from .interrupts import what_broke
+from . import interrupts
+from .dispatch import Alarm, Job, reaper, start_thread
 
 R = TypeVar("R")
+
+HELD_UP_SECONDS = 0.05
+"""A future's own lock is held for a few instructions; if for longer, whoever holds it is gone."""
 
 
 @dataclass(slots=True)  # not frozen, which would make it four times as dear; nobody changes one all the same
@@ -73,6 +77,7 @@ class CallFuture(Future[R]):
 
     def __init__(self, question: Question[R], owner: Owner) -> None:
         super().__init__()
+        self._condition = interrupts.Condition()  # type: ignore[assignment]  # guards what is the Future's own
         self.question = question
         self.request_id: RequestId | None = None
         self._owner = owner
@@ -151,13 +156,30 @@ class CallFuture(Future[R]):
             return True
         except concurrent.futures.TimeoutError:
             return self.done()
-        except RuntimeError as broken:
-            raise what_broke(broken) from None
         return True
 
     def settle(self, result: dict[str, Any] | None, error: BaseException | None) -> None:
         """End the call. For whoever took it out of the Session, and nobody else."""
         self._let_go()
+        if self._is_held_up():
+            with contextlib.suppress(RuntimeError):  # the interpreter is shutting down, or there can be no more threads
+                start_thread("mcp-future", self._settle, result, error)
+        else:
+            self._settle(result, error)
+
+    def _is_held_up(self) -> bool:
+        """Whether to settle it may take for ever.
+
+        What ``concurrent.futures.wait`` and ``as_completed`` hold while they begin, and wait for, are not our locks:
+        Ctrl-C may leave them locked.
+        """
+        if not self._condition.acquire(timeout=HELD_UP_SECONDS):
+            return True
+        held_up = bool(self._waiters)
+        self._condition.release()
+        return held_up
+
+    def _settle(self, result: dict[str, Any] | None, error: BaseException | None) -> None:
         try:
             if error is not None:
                 self.set_exception(error)
@@ -177,6 +199,7 @@ class CallFuture(Future[R]):
     def reborn(self) -> None:
         """In a forked child: be as new, for a lock of ours may be held by a thread that stayed behind."""
         super().__init__()
+        self._condition = interrupts.Condition()  # type: ignore[assignment]  # guards as before
         self._alarm = None
 
     def _let_go(self) -> None:
@@ -265,7 +288,7 @@ class Incoming:
     """A request of the other side, while it is being answered. ``withdrawn`` is set when it is cancelled."""
 
     request: Request
-    withdrawn: threading.Event = field(default_factory=threading.Event)
+    withdrawn: interrupts.Event = field(default_factory=interrupts.Event)
 
 
 class Handler(Protocol):

@@ -39,9 +39,10 @@ from ..protocol.messages import (
     salvage_id,
     too_large,
 )
+from . import interrupts
 from .blocks import LARGE_BYTES, learn_to_keep
 from .dispatch import Lane, stand_still
-from .interrupts import Latch, let_go
+from .interrupts import let_go
 from .lifetimes import tell_of_forks
 from .seat import Seat
 
@@ -310,8 +311,8 @@ class PipeChannel(Channel):
         self._closing = False
         self._forked = False
         self._end: MCPConnectionError | None = None
-        self._known_over = Latch()
-        self._given_back = Latch()
+        self._known_over = interrupts.Event()
+        self._given_back = interrupts.Event()
         self._reading = threading.Lock()  # guards the end: who takes it keeps the seat, or finishes
         self._sink: Sink | None = None
         self._expected: set[RequestId] = set()
@@ -484,7 +485,7 @@ class PipeChannel(Channel):
 
     def _finish(self) -> None:
         self._closing = True
-        self._known_over.open()
+        self._known_over.set()
         self._seat.keep_for_good()
         self._pipe.hang_up(Deadline(FINISH_SECONDS))  # a writer that waits for room lets go of the lock
         if self._writing.acquire(timeout=FINISH_SECONDS):
@@ -493,7 +494,7 @@ class PipeChannel(Channel):
         else:
             log.warning("%s: a write goes on though the connection is closed", self.name)
         self._pipe.finish()
-        self._given_back.open()
+        self._given_back.set()
 
     def _messages(self) -> Iterator[Message]:
         """Read, on the keeper, whenever nobody else does; with the end, the seat is the keeper's for good."""
@@ -516,7 +517,7 @@ class PipeChannel(Channel):
             )
         self._end = self._pipe.epitaph()
         self._closing = True
-        self._known_over.open()
+        self._known_over.set()
         raise self._end
 
     def _read_for(self, call: Ticket, deadline: Deadline) -> bool:

@@ -23,7 +23,8 @@ from typing import Any, Generic, TypeAlias, TypeVar
 
 from ..deadlines import Deadline
 from ..exceptions import TooManyRequests
-from .interrupts import await_event, what_broke
+from . import interrupts
+from .interrupts import what_broke
 
 log = logging.getLogger("mcp_sync")
 
@@ -96,7 +97,7 @@ class _Errand(Generic[R]):
     def __init__(self, work: Callable[[], R], undo: Callable[[R], object]) -> None:
         self._work = work
         self._undo = undo
-        self._over = threading.Event()
+        self._over = interrupts.Event()
         self._lock = threading.Lock()  # guards _results, _unwanted
         self._results: list[R] = []
         self._error: BaseException | None = None
@@ -115,7 +116,7 @@ class _Errand(Generic[R]):
             self.abandon()
 
     def wait(self) -> R:
-        await_event(self._over)
+        self._over.wait()
         error, self._error = self._error, None
         try:
             if error is not None:
@@ -143,7 +144,7 @@ def join(thread: threading.Thread | None, deadline: Deadline) -> bool:
     return True
 
 
-_exit_began = threading.Event()
+_exit_began = interrupts.Event()
 
 
 def begin_exit() -> None:
@@ -159,7 +160,7 @@ def exiting() -> bool:
 def stand_still(seconds: float) -> None:
     """At exit, hold a daemon thread where it is: that we end its connection is no news for it to act on."""
     if exiting() and threading.current_thread() is not threading.main_thread():
-        threading.Event().wait(seconds)
+        interrupts.Event().wait(seconds)
 
 
 def run_guarded(job: Job) -> None:

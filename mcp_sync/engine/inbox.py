@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from ..exceptions import MCPConnectionError, MCPError, MCPTimeoutError
 from ..protocol.messages import Batch, Malformed, Message, RequestId
+from . import interrupts
 from .channel import Channel, Sink, as_end
 from .dispatch import exiting
 
@@ -39,7 +40,7 @@ class Inbox:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._items: queue.Queue[Message | MCPError | _End] = queue.Queue()
+        self._items: interrupts.Queue[Message | MCPError | _End] = interrupts.Queue()
         self._channel: weakref.ref[Channel] | None = None
 
     def attend(self, channel: Channel) -> None:

@@ -1,13 +1,24 @@
 """Interrupts: Ctrl-C is an exception between any two steps of the main thread, and must leave nothing half done.
 
-Most code need not care: whoever waits is in a ``try``, and leaves properly. Three things are left: a lock that was
-taken with a timeout (``let_go``), the complaint of ``Condition.wait`` about a lock that it just lost (``what_broke``),
-and work that must not be cut in two (``dispatch.uninterrupted``).
+Most code need not care: whoever waits is in a ``try``, and leaves properly. What is left: a lock that was taken with a
+timeout (``let_go``), work that must not be cut in two (``dispatch.uninterrupted``), and what ``threading`` builds of
+locks. There ``with condition:`` runs a method written in Python; Ctrl-C in it leaves the lock locked, and every thread
+that comes to it later waits for ever (cpython issue 29988). ``with lock:`` is one step. So what the main thread may
+wait for is an Event, a Condition or a Queue from here.
 """
 
 from __future__ import annotations
 
+import _thread
+import queue
 import threading
+from collections import deque
+from typing import TypeVar
+
+T = TypeVar("T")
+
+SLICE_SECONDS = 1.0
+"""Ctrl-C that comes in the instant in which the main thread goes to sleep is noticed when it wakes up."""
 
 
 def let_go(lock: threading.RLock) -> None:
@@ -28,45 +39,92 @@ def what_broke(broken: RuntimeError) -> BaseException:
     return broken.__context__ if isinstance(broken.__context__, KeyboardInterrupt) else broken
 
 
-class Latch:
-    """Opens once, and stays open: an Event for where Ctrl-C may come, which has no lock that it could leave locked.
+def _sleep(door: threading.Lock, seconds: float | None) -> bool:
+    """Wait until the door is opened; False: the seconds passed first."""
+    if seconds is not None:
+        return door.acquire(timeout=max(0.0, min(seconds, threading.TIMEOUT_MAX)))
+    while not door.acquire(timeout=SLICE_SECONDS):
+        pass
+    return True
 
-    (``Event.set`` takes its lock in a ``__enter__`` written in Python: Ctrl-C there, and nobody gets it any more.)
 
-    Attributes:
-        is_open: Whether it is.
-    """
+class Event:
+    """A ``threading.Event`` without a lock of its own: each who waits has one, and whoever sets it opens them all."""
+
+    __slots__ = ("_doors", "_set")
 
     def __init__(self) -> None:
-        self.is_open = False
-        self._door = threading.Lock()  # guards nothing: whoever waits does so before it
-        self._door.acquire()
+        self._set = False
+        self._doors: list[threading.Lock] = []
 
-    def open(self) -> None:
-        """Let all pass, now and from now on."""
-        self.is_open = True
+    def is_set(self) -> bool:
+        """Whether it is set."""
+        return self._set
+
+    def set(self) -> None:
+        """Let all pass who wait, and whoever comes."""
+        self._set = True  # first: who comes now sees it, and who came before is in the list
+        while self._doors:
+            try:
+                self._doors.pop().release()
+            except IndexError:
+                return  # somebody else has opened it
+
+    def clear(self) -> None:
+        """Let whoever comes wait."""
+        self._set = False
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until it is set; False: so many seconds passed first."""
+        if self._set:
+            return True
+        door = threading.Lock()  # guards nothing: the calling thread sleeps before it
+        door.acquire()
+        self._doors.append(door)
         try:
-            self._door.release()
-        except RuntimeError:
-            pass  # it is open already
-
-    def wait(self, seconds: float) -> bool:
-        """Wait until it is open; False: the seconds passed first."""
-        if not self.is_open and self._door.acquire(timeout=min(seconds, threading.TIMEOUT_MAX)):
-            self._door.release()  # for the next; if Ctrl-C keeps us from that, there is is_open
-        return self.is_open
+            return self.is_set() or _sleep(door, timeout)
+        finally:
+            try:
+                self._doors.remove(door)
+            except ValueError:
+                pass  # it has been opened
 
 
-SLICE_SECONDS = 1.0
-"""Ctrl-C that comes in the instant in which the main thread goes to sleep is noticed when it wakes up."""
+class Condition(_thread.RLock):  # type: ignore[misc]  # final for those who only read the stubs
+    """A ``threading.Condition`` that is its own lock. Not to be waited for by who holds it twice."""
+
+    def __init__(self) -> None:
+        self._doors: deque[threading.Lock] = deque()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Give the lock back, wait for a notification, and take the lock; False: so many seconds passed first."""
+        door = threading.Lock()  # guards nothing: the calling thread sleeps before it
+        door.acquire()
+        self._doors.append(door)
+        woken = False
+        try:
+            self.release()
+            woken = _sleep(door, timeout)
+        finally:
+            self.acquire()
+            if not woken and door in self._doors:
+                self._doors.remove(door)
+        return woken
+
+    def notify(self, n: int = 1) -> None:
+        """Wake so many of those who wait."""
+        while n > 0 and self._doors:
+            self._doors.popleft().release()
+            n -= 1
+
+    def notify_all(self) -> None:
+        """Wake all who wait."""
+        self.notify(len(self._doors))
 
 
-def await_event(event: threading.Event, seconds: float | None = None) -> bool:
-    """Wait for an event; False: the seconds passed first. Ctrl-C comes out as what it is."""
-    try:
-        while seconds is None:
-            if event.wait(SLICE_SECONDS):
-                return True
-        return event.wait(seconds)
-    except RuntimeError as broken:
-        raise what_broke(broken) from None
+class Queue(queue.Queue[T]):
+    """A ``queue.Queue`` without bounds: nobody waits to put something in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mutex = self.not_empty = self.not_full = self.all_tasks_done = Condition()  # type: ignore[assignment]

@@ -47,11 +47,12 @@ from ..protocol.messages import (
 )
 from ..protocol.negotiation import Agreement
 from ..protocol.session import Session
+from . import interrupts
 from .backlog import Backlog
 from .caller import Caller, CallFuture, Handler, Incoming, Question
 from .channel import Channel, as_end, last_words
 from .dispatch import Crew, Job, Lane, exiting
-from .interrupts import await_event, let_go
+from .interrupts import let_go
 from .lifetimes import tell_of_forks
 from .tickets import AnyTicket, FutureTicket, Ticket
 
@@ -363,9 +364,9 @@ class Peer(Caller):
         }
 
     def _await_callbacks(self, deadline: Deadline) -> None:
-        done = threading.Event()
+        done = interrupts.Event()
         self.lane.post(done.set)
-        await_event(done, deadline.remaining)
+        done.wait(deadline.remaining)
 
     def _report(self, ticket: AnyTicket | CallFuture[Any], error: str | None) -> None:
         if self._feed.watched and isinstance(ticket, (Ticket, FutureTicket)):

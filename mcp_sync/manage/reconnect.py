@@ -13,9 +13,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from ..deadlines import Deadline
+from ..engine import interrupts
 from ..engine.caller import Caller, CallFuture, Handler, Incoming, Question
 from ..engine.dispatch import Job
-from ..engine.interrupts import await_event, let_go
+from ..engine.interrupts import let_go
 from ..engine.lifetimes import tell_of_forks
 from ..exceptions import MCPConnectionError, MCPError, MCPTimeoutError, ServerError, SessionExpired
 from ..policies import Reconnect
@@ -120,7 +121,7 @@ class Reconnecting(Caller):
         self._retired: list[tuple[Caller, Ear]] = []
         self._going: list[tuple[Caller, Ear]] = []
         self._ear = Ear(handler)
-        self._closing = threading.Event()
+        self._closing = interrupts.Event()
         self._renew_locks()
         self._ended = ended
         self._opening: Caller | None = None
@@ -225,7 +226,7 @@ class Reconnecting(Caller):
             except (MCPConnectionError, ServerError):  # a proxy says 503 for a server that is being started
                 if attempt + 1 >= self._policy.attempts or pause >= deadline.remaining:
                     raise
-            if await_event(self._closing, pause):
+            if self._closing.wait(pause):
                 break
             pause = min(pause * 2, LONGEST_INTERVAL)
         raise MCPConnectionError(f"the connection to {self.name} is closed", details={"phase": "closed"})
@@ -346,5 +347,5 @@ class Reconnecting(Caller):
     def forked(self) -> None:
         """In a forked child: the connection is the parent's, and none is made in its place."""
         self._renew_locks()
-        self._closing = threading.Event()
+        self._closing = interrupts.Event()
         self._closing.set()

@@ -8,13 +8,12 @@ request was done (``may_have_run`` is False); else the method does, or the appli
 from __future__ import annotations
 
 import random
-import threading
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from ..deadlines import Deadline
+from ..engine import interrupts
 from ..engine.caller import Caller, Question
-from ..engine.interrupts import await_event
 from ..engine.lifetimes import tell_of_forks
 from ..exceptions import ForkedClientError, HTTPStatusError, MCPConnectionError, MCPError, MCPTimeoutError
 from ..observe import Event, Retried
@@ -68,7 +67,7 @@ class Times:
         emit: Callable[[Event], object],
         *,
         over: Callable[[], bool] = lambda: False,
-        sleep: Callable[[threading.Event, float], bool] = await_event,
+        sleep: Callable[[interrupts.Event, float], bool] = interrupts.Event.wait,
         chance: Callable[[], float] = random.random,
     ) -> None:
         self._policy = policy
@@ -81,7 +80,7 @@ class Times:
 
     def forked(self) -> None:
         """Be as new: at first, and in a forked child, where the event's lock may be held by nobody."""
-        self._stopped = threading.Event()
+        self._stopped = interrupts.Event()
 
     def stop(self) -> None:
         """Repeat nothing any more; whoever waits raises the error at hand."""
@@ -150,7 +149,7 @@ class Retrying(Wrapper):
         policy: Retry,
         *,
         emit: Callable[[Event], object],
-        sleep: Callable[[threading.Event, float], bool] = await_event,
+        sleep: Callable[[interrupts.Event, float], bool] = interrupts.Event.wait,
         chance: Callable[[], float] = random.random,
     ) -> None:
         super().__init__(caller)

@@ -17,12 +17,11 @@ import os
 import re
 import socket
 import ssl
-import threading
 from collections.abc import Iterable
 
 from ..deadlines import Deadline, as_timeout
+from ..engine import interrupts
 from ..engine.dispatch import start_thread
-from ..engine.interrupts import await_event
 from ..exceptions import MCPConnectionError, MCPTimeoutError
 from ..policies import flag
 from ..protocol.addresses import LOOPBACK, PRIVATE, danger_of_address, danger_of_name, disguise_of
@@ -162,7 +161,7 @@ def _place_in(url: str) -> str:
 
 def _addresses_of(origin: Origin, patience: Deadline) -> list[str]:
     found: list[list[str] | OSError] = []
-    done = threading.Event()
+    done = interrupts.Event()
 
     def ask() -> None:
         try:
@@ -173,7 +172,7 @@ def _addresses_of(origin: Origin, patience: Deadline) -> list[str]:
         done.set()
 
     start_thread("mcp-look-up", ask)
-    if not await_event(done, patience.remaining):
+    if not done.wait(patience.remaining):
         raise MCPTimeoutError(f"looking up {origin.host} took longer than {patience.limit:g} s", may_have_run=False)
     answer = found[0]
     if isinstance(answer, OSError):

@@ -6,13 +6,13 @@ log messages, questions) goes back over the Link, so nothing above it knows of s
 
 from __future__ import annotations
 
-import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 from ..deadlines import Deadline
+from ..engine import interrupts
 from ..exceptions import MCPConnectionError
 from ..protocol.messages import Request
 
@@ -61,8 +61,8 @@ class Link(ABC):
     asks: bool = False
     background: bool = False
 
-    def __init__(self, withdrawn: threading.Event | None = None) -> None:
-        self.withdrawn = withdrawn or threading.Event()
+    def __init__(self, withdrawn: interrupts.Event | None = None) -> None:
+        self.withdrawn = withdrawn or interrupts.Event()
 
     @abstractmethod
     def notify(self, method: str, params: Mapping[str, Any]) -> None:

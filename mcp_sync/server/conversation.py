@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..deadlines import Deadline
+from ..engine import interrupts
 from ..engine.caller import CallFuture, Incoming, Question
 from ..engine.channel import Channel
-from ..engine.interrupts import await_event
 from ..engine.peer import Peer
 from ..exceptions import JSONRPCError, LocalProtocolError, MCPConnectionError, MCPError, MessageTooLarge
 from ..policies import Limits
@@ -51,7 +51,7 @@ FIRST_LEVEL = "info"
 class _PeerLink(Link):
     """The way back over a Peer."""
 
-    def __init__(self, peer: Peer, withdrawn: threading.Event, asks: bool) -> None:
+    def __init__(self, peer: Peer, withdrawn: interrupts.Event, asks: bool) -> None:
         super().__init__(withdrawn)
         self._peer = peer
         self.asks = asks
@@ -99,7 +99,7 @@ class _Subscription:
         size: Bytes of its request, which the Peer keeps whole until it is answered.
     """
 
-    def __init__(self, peer: Peer, request: Request, interest: Interest, withdrawn: threading.Event) -> None:
+    def __init__(self, peer: Peer, request: Request, interest: Interest, withdrawn: interrupts.Event) -> None:
         self._peer = peer
         self.request = request
         self.size = json_bytes(request.params)
@@ -146,7 +146,7 @@ class Conversation:
         self._declared: frozenset[str] = frozenset()
         self._watched: frozenset[str] = frozenset()
         self._subscriptions: dict[RequestId, _Subscription] = {}
-        self._ended = threading.Event()
+        self._ended = interrupts.Event()
         self._own: dict[str, Callable[[Request], dict[str, Any]]] = {
             "logging/setLevel": self._set_level,
             "resources/subscribe": self._watch,
@@ -163,7 +163,7 @@ class Conversation:
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until it is over; False: so many seconds passed first."""
-        return await_event(self._ended, timeout)
+        return self._ended.wait(timeout)
 
     def close(self, deadline: Deadline) -> None:
         """End it: subscriptions are told, the connection is closed. Idempotent."""
@@ -266,14 +266,14 @@ class Conversation:
 
     # -- the stateless era --------------------------------------------------------------------------------------------
 
-    def _stateless(self, request: Request, withdrawn: threading.Event) -> dict[str, Any] | None:
+    def _stateless(self, request: Request, withdrawn: interrupts.Event) -> dict[str, Any] | None:
         asker = stateless_asker(request, self._headers, self._principal)
         if request.method == LISTEN:
             self._listen(request, asker, withdrawn)
             return None
         return self._answer(Call(request, asker, _PeerLink(self._peer, withdrawn, asks=False)))
 
-    def _listen(self, request: Request, asker: Asker, withdrawn: threading.Event) -> None:
+    def _listen(self, request: Request, asker: Asker, withdrawn: interrupts.Event) -> None:
         interest = self._server.interest(request, asker)
         subscription = _Subscription(self._peer, request, interest, withdrawn)
         with self._lock:

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from functools import partial
 
 from ..deadlines import Deadline
-from ..engine.interrupts import await_event
+from ..engine import interrupts
 from ..engine.lines import Bell, Line, SecureLine
 
 log = logging.getLogger("mcp_sync")
@@ -133,7 +133,7 @@ class Door:
         self._lock = threading.Lock()  # guards _inside, _dismissed, _begun, _over
         self._dismissed: deque[Guest] = deque()
         self._closing = self._begun = self._over = False
-        self._ended = threading.Event()
+        self._ended = interrupts.Event()
 
     def run(self) -> None:
         """Let guests in until ``close`` is called, and then close what is the door's."""
@@ -157,7 +157,7 @@ class Door:
         """Wait until everything is closed, once ``close`` was called; False: the deadline came first."""
         if self._may_begin():  # nobody ran it, and nobody will
             self._give_back()
-        return await_event(self._ended, deadline.remaining)
+        return self._ended.wait(deadline.remaining)
 
     def _may_begin(self) -> bool:
         with self._lock:

@@ -29,8 +29,8 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from ..deadlines import Deadline
+from ..engine import interrupts
 from ..engine.dispatch import Crew, reaper
-from ..engine.interrupts import await_event
 from ..exceptions import JSONRPCError, LocalProtocolError, MCPError, TooManyRequests
 from ..protocol.admission import Refusal, http_status_of
 from ..protocol.messages import INTERNAL_ERROR, Failure, Message, Notification, Request, RequestId, encode
@@ -79,7 +79,7 @@ class Exchange(Link):
         self._record = record
         self._primes = primes
         self._lock = threading.Lock()  # guards outbox, _known, _streams, _finished, _answer
-        self._known: threading.Event | None = None  # most calls need neither this nor an outbox
+        self._known: interrupts.Event | None = None  # most calls need neither this nor an outbox
         self._streams = False
         self._finished = False
         self._answer: tuple[int, bytes] | None = None
@@ -182,11 +182,11 @@ class Exchange(Link):
     def await_answer(self, seconds: float, gone: Callable[[], bool]) -> tuple[int, bytes] | None:
         """Wait for the whole answer; None: it is a stream now, for something was said, or so many seconds passed."""
         with self._lock:
-            known = self._known = threading.Event()
+            known = self._known = interrupts.Event()
             if self._streams or self._finished:
                 known.set()
         end = time.monotonic() + seconds
-        while (left := end - time.monotonic()) > 0 and not await_event(known, min(POLL_SECONDS, left)):
+        while (left := end - time.monotonic()) > 0 and not known.wait(min(POLL_SECONDS, left)):
             if gone():
                 break
         return None if self._become_stream() else self._answer
@@ -244,7 +244,7 @@ class Companion:
         self._lock = threading.Lock()  # guards _stream, _writes, _is_back, and writing until _writes or _is_back is set
         self._writes = self._is_back = False
         self._stream: EventStream | None = None
-        self._ended: threading.Event | None = None
+        self._ended: interrupts.Event | None = None
 
     def come(self) -> None:
         """Send for the second thread, unless that has happened; where there can be no more threads, none comes."""
@@ -314,7 +314,7 @@ class Companion:
     def _may_write(self) -> bool:
         with self._lock:
             if not self._is_back:
-                self._writes, self._ended = True, threading.Event()
+                self._writes, self._ended = True, interrupts.Event()
             return self._writes
 
     # -- the host's ---------------------------------------------------------------------------------------------------
@@ -332,7 +332,7 @@ class Companion:
     def written(self) -> Iterable[bytes]:
         """Wait until the second thread has written the response; return that nothing is left of it."""
         if self._ended is not None:
-            await_event(self._ended)
+            self._ended.wait()
         return ()
 
     def response(self) -> Iterable[bytes]:
@@ -384,7 +384,7 @@ class Exchanges:
         self._lock = threading.Lock()  # guards _running, _count, _drained, _own
         self._running: Counter[str] = Counter()
         self._count = self._own = 0
-        self._drained: threading.Event | None = None
+        self._drained: interrupts.Event | None = None
         self._here: dict[Companion, float] = {}  # since when; of those that the host's threads answer
         self._is_looking = False
         self._place = threading.local()
@@ -392,11 +392,11 @@ class Exchanges:
     def close(self, deadline: Deadline) -> None:
         """Wait for what is being answered, but for the caller; then there are no threads, until the next request."""
         with self._lock:
-            drained = self._drained = threading.Event()
+            drained = self._drained = interrupts.Event()
             self._own = 1 if getattr(self._place, "is_inside", False) else 0
             if self._count <= self._own:
                 drained.set()
-        await_event(drained, deadline.remaining)
+        drained.wait(deadline.remaining)
         self._crew.close(deadline)
         self._crew.forked()
         with self._lock:

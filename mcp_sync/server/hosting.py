@@ -45,8 +45,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from ..deadlines import LONGEST_TIMEOUT, Deadline
+from ..engine import interrupts
 from ..engine.dispatch import Workers, join, start_thread
-from ..engine.interrupts import await_event
 from ..engine.lifetimes import close_at_exit, tell_of_forks
 from ..policies import number, whole, within
 
@@ -142,8 +142,8 @@ class HttpHost:
         self._main: threading.Thread | None = None
         self._staff = Staff("", 1)
         self._closing = self._ending = False
-        self._quiet = threading.Event()
-        self._over = threading.Event()
+        self._quiet = interrupts.Event()
+        self._over = interrupts.Event()
         self._failure: BaseException | None = None
         self._closed_properly: Callable[[], None] = _nothing
 
@@ -185,7 +185,7 @@ class HttpHost:
         """
         try:
             self.start()
-            await_event(self._over)
+            self._over.wait()
         except KeyboardInterrupt:
             log.info("interrupted; closing %s", self.url)
         finally:
@@ -258,7 +258,7 @@ class HttpHost:
             self._on_close(deadline.sooner(deadline.remaining / 2))
         except Exception:
             log.exception("the application of %s did not close", self.url)
-        await_event(self._quiet, deadline.sooner(PARTING_SECONDS).remaining)
+        self._quiet.wait(deadline.sooner(PARTING_SECONDS).remaining)
 
     # -- serving ------------------------------------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from urllib.parse import parse_qs, quote
 
 from ..credentials import Authenticator
 from ..deadlines import Deadline
+from ..engine import interrupts
 from ..engine.channel import Pipe, PipeChannel
 from ..engine.lifetimes import tell_of_forks
 from ..exceptions import MCPConnectionError, MCPTimeoutError
@@ -50,7 +51,7 @@ class SsePipe(Pipe):
         self.name = name
         self.outbox = Outbox(max(limit, 1 << 20))
         self._incoming: queue.Queue[bytes | None] = queue.Queue(MAX_WAITING)
-        self._ended = threading.Event()
+        self._ended = interrupts.Event()
 
     def push(self, data: bytes) -> bool:
         """Take in a message; False: too many wait, or it is over."""

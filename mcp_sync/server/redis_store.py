@@ -35,6 +35,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from ..deadlines import Deadline, as_timeout
+from ..engine import interrupts
 from ..engine.dispatch import join, run_guarded, start_thread
 from ..engine.lifetimes import close_when_forgotten, tell_of_forks
 from ..exceptions import MCPConnectionError
@@ -456,10 +457,10 @@ class _Listener:
         self._renew()
 
     def _renew(self) -> None:
-        self._hears = threading.Event()
-        self._ended = threading.Event()
-        self._bell = threading.Event()
-        self._tried = threading.Event()
+        self._hears = interrupts.Event()
+        self._ended = interrupts.Event()
+        self._bell = interrupts.Event()
+        self._tried = interrupts.Event()
         self._fault: Exception | None = None
         self._failed = 0.0
 
@@ -544,7 +545,7 @@ class _Listener:
 
     def _has_tried(self, fault: Exception | None) -> None:
         with self._lock:
-            tried, self._tried = self._tried, threading.Event()
+            tried, self._tried = self._tried, interrupts.Event()
             self._fault, self._failed = fault, time.monotonic()
         tried.set()
 
@@ -617,7 +618,7 @@ class RedisSessionStore(SessionStore):
         self._line = _Line(url_or_client, as_timeout(timeout))
         self._logs = self._key("log:")
         self._channel = f"{prefix}notices:{self._line.database}"
-        self._closed = threading.Event()
+        self._closed = interrupts.Event()
         self._lock = threading.Lock()  # guards _done, and the start of the listener
         self._listener = _Listener(self._line, self._channel)
         self._done: Callable[[], None] | None = None

@@ -38,9 +38,9 @@ from functools import partial
 from typing import Any, Protocol
 
 from ..deadlines import Deadline
+from ..engine import interrupts
 from ..engine.channel import Channel, Pipe, PipeChannel, Sink
 from ..engine.dispatch import uninterrupted
-from ..engine.interrupts import await_event
 from ..engine.lifetimes import tell_of_forks
 from ..exceptions import MCPConnectionError, MCPError, MCPTimeoutError, MCPTransportError
 from ..observe import Observers
@@ -88,7 +88,7 @@ class Debts:
         self._owed: Counter[RequestId | None] = Counter()
         self._on_their_way = 0
         self._creditors_wait = False
-        self._settled = threading.Event()
+        self._settled = interrupts.Event()
 
     def received(self, message: Message) -> None:
         """Take note of what the client said; what cannot be read is answered too, if only with an id of None."""
@@ -138,7 +138,7 @@ class Debts:
             if not self._owed and not self._on_their_way:
                 return True
             self._creditors_wait = True
-        return await_event(self._settled, seconds)
+        return self._settled.wait(seconds)
 
     def _owe(self, request_id: RequestId | None) -> None:
         with self._lock:
@@ -161,7 +161,7 @@ class Debts:
 class _Noting:
     """A Sink in front of another one, which notes what will have to be answered, and that it is over."""
 
-    def __init__(self, sink: Sink, debts: Debts, over: threading.Event) -> None:
+    def __init__(self, sink: Sink, debts: Debts, over: interrupts.Event) -> None:
         self._sink = sink
         self._debts = debts
         self._over = over
@@ -189,11 +189,11 @@ class StdioChannel(PipeChannel):
     def __init__(self, pipe: StdioPipe, limits: Limits | None = None, observers: Observers | None = None) -> None:
         super().__init__(pipe, limits, observers, threads=THREADS)
         self._debts = pipe.debts
-        self._over = threading.Event()
+        self._over = interrupts.Event()
 
     def wait_for_end(self) -> None:
         """Wait until nothing more will come, and the sink knows; Ctrl-C gets through."""
-        while not await_event(self._over, LOOK_SECONDS):
+        while not self._over.wait(LOOK_SECONDS):
             pass
 
     def start(self, sink: Sink) -> None:

@@ -27,7 +27,7 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from ..deadlines import LONGEST_TIMEOUT, Deadline
-from ..engine.interrupts import await_event
+from ..engine import interrupts
 from ..engine.lifetimes import tell_of_forks
 from ..exceptions import MCPConnectionError, MCPError, MCPTimeoutError
 from ..protocol.messages import encode
@@ -500,7 +500,7 @@ class _Record:
 
     def forked(self) -> None:
         """Forget who read it."""
-        self.bells: dict[str, set[threading.Event]] = {}
+        self.bells: dict[str, set[interrupts.Event]] = {}
         self.readers = 0
 
     def wake_all(self) -> None:
@@ -643,18 +643,18 @@ class MemorySessionStore(SessionStore):
         """Return events of a stream, waiting for them; see SessionStore."""
         number = number_after(stream, after)
         deadline = Deadline(timeout)
-        bell = threading.Event()
+        bell = interrupts.Event()
         record = self._begin_reading(kind, key, stream, bell)
         try:
             while True:
                 bell.clear()
                 events, over = self._look(kind, record, stream, number)
-                if events or over or not await_event(bell, deadline.remaining):
+                if events or over or not bell.wait(deadline.remaining):
                     return events, over
         finally:
             self._end_reading(record, stream, bell)
 
-    def _begin_reading(self, kind: str, key: str, stream: str, bell: threading.Event) -> _Record:
+    def _begin_reading(self, kind: str, key: str, stream: str, bell: interrupts.Event) -> _Record:
         with self._lock:
             record = self._present(kind, key)
             record.readers += 1
@@ -667,7 +667,7 @@ class MemorySessionStore(SessionStore):
                 raise Gone(f"the {kind} has ended", may_have_run=None)
             return record.log.after(stream, number)
 
-    def _end_reading(self, record: _Record, stream: str, bell: threading.Event) -> None:
+    def _end_reading(self, record: _Record, stream: str, bell: interrupts.Event) -> None:
         with self._lock:
             record.readers -= 1
             record.expires = self._clock() + record.seconds

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from ..deadlines import Deadline
-from ..engine.interrupts import what_broke
+from ..engine import interrupts
 
 OUTBOX_BYTES = 1 << 20
 POLL_SECONDS = 0.4
@@ -43,14 +43,12 @@ def event(data: bytes, event_id: str | None = None, retry: float | None = None) 
 class Outbox:
     """Pieces of a response, from those who speak to the one who writes.
 
-    Locks: ``_lock``; ``put`` waits for room, ``take`` for pieces, each at most as long as it is told.
+    Locks: ``_change``; ``put`` waits for room, ``take`` for pieces, each at most as long as it is told.
     """
 
     def __init__(self, limit: int = OUTBOX_BYTES) -> None:
         self._limit = limit
-        self._lock = threading.Lock()  # guards _pieces, _bytes, _ended, _left
-        self._came = threading.Condition(self._lock)  # guards as _lock: it is the same
-        self._went = threading.Condition(self._lock)  # guards as _lock: it is the same
+        self._change = interrupts.Condition()  # guards _pieces, _bytes, _ended, _left
         self._pieces: deque[bytes] = deque()
         self._bytes = 0
         self._ended = False
@@ -63,15 +61,15 @@ class Outbox:
 
     def put(self, piece: bytes, deadline: Deadline) -> bool:
         """Have a piece written; False: nobody does any more, or there was no room by the deadline."""
-        with self._lock:
+        with self._change:
             while self._bytes and self._bytes + len(piece) > self._limit and not self._left and not self._ended:
-                if not self._went.wait(deadline.remaining) and deadline.expired:
+                if not self._change.wait(deadline.remaining) and deadline.expired:
                     return False
             return self._add(piece)
 
     def put_now(self, piece: bytes) -> bool:
         """Have a piece written if there is room for it; never waits."""
-        with self._lock:
+        with self._change:
             return not (self._bytes and self._bytes + len(piece) > self._limit) and self._add(piece)
 
     def _add(self, piece: bytes) -> bool:
@@ -79,40 +77,36 @@ class Outbox:
             return False
         self._pieces.append(piece)
         self._bytes += len(piece)
-        self._came.notify()
+        self._change.notify_all()
         return True
 
     def end(self) -> None:
         """Let nothing more in; what is there will be written."""
-        with self._lock:
+        with self._change:
             self._ended = True
-            self._came.notify_all()
-            self._went.notify_all()
+            self._change.notify_all()
 
     def leave(self) -> None:
         """Take note that nobody writes any more."""
-        with self._lock:
+        with self._change:
             self._left = True
             self._pieces.clear()
             self._bytes = 0
-            self._came.notify_all()
-            self._went.notify_all()
+            self._change.notify_all()
 
     def take(self, seconds: float) -> bytes | None:
         """Return all that is there, waiting for something so long; b"" if nothing came, None at the end."""
-        try:
-            with self._lock:
-                if not self._pieces and not self._ended and not self._left:
-                    self._came.wait(seconds)
-                if not self._pieces:
-                    return None if self._ended or self._left else b""
-                taken = b"".join(self._pieces)
-                self._pieces.clear()
-                self._bytes = 0
-                self._went.notify_all()
-                return taken
-        except RuntimeError as broken:
-            raise what_broke(broken) from None
+        end = time.monotonic() + seconds
+        with self._change:
+            while not self._pieces and not self.over and (left := end - time.monotonic()) > 0:
+                self._change.wait(left)
+            if not self._pieces:
+                return None if self.over else b""
+            taken = b"".join(self._pieces)
+            self._pieces.clear()
+            self._bytes = 0
+            self._change.notify_all()
+            return taken
 
 
 class Source(Protocol):

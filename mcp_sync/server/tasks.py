@@ -19,8 +19,8 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from ..deadlines import Deadline
+from ..engine import interrupts
 from ..engine.dispatch import Crew
-from ..engine.interrupts import await_event
 from ..engine.lifetimes import tell_of_forks
 from ..exceptions import JSONRPCError, MCPTimeoutError
 from ..protocol.eras import TASKS_EXTENSION
@@ -58,7 +58,7 @@ class _TaskLink(Link):
         super().__init__()
         self._tasks = tasks
         self._task_id = task_id
-        self.news = threading.Event()
+        self.news = interrupts.Event()
 
     def notify(self, method: str, params: Mapping[str, Any]) -> None:
         """Keep what progress says in words as the state of the task; there is nowhere to send it to."""
@@ -252,7 +252,7 @@ class Tasks:
             if deadline.expired:
                 self._settle(task_id, keys)
                 raise MCPTimeoutError(f"the client has not answered within {deadline.limit:g} s")
-            await_event(link.news, min(SLICE_SECONDS, deadline.remaining))
+            link.news.wait(min(SLICE_SECONDS, deadline.remaining))
 
     def _put(self, task_id: str, questions: Mapping[str, Wire]) -> dict[str, str]:
         keys: dict[str, str] = {}

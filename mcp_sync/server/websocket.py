@@ -34,9 +34,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..credentials import Authenticator
 from ..deadlines import LONGEST_TIMEOUT, Deadline
+from ..engine import interrupts
 from ..engine.channel import Channel, PipeChannel
 from ..engine.dispatch import Lane, Workers, join, start_thread
-from ..engine.interrupts import await_event
 from ..engine.lifetimes import close_at_exit, tell_of_forks
 from ..exceptions import MCPTransportError
 from ..policies import Keepalive, Limits, number, optional, whole, within
@@ -172,7 +172,7 @@ class WebSocketHost:
         self._places = 0
         self._channels: dict[int, WebSocketChannel] = {}
         self._closing = False
-        self._over = threading.Event()
+        self._over = interrupts.Event()
         self._closed_properly: Callable[[], None] = _nothing
 
     def __repr__(self) -> str:
@@ -205,7 +205,7 @@ class WebSocketHost:
         """
         try:
             self.start()
-            while not await_event(self._over, LOOK_SECONDS):
+            while not self._over.wait(LOOK_SECONDS):
                 pass
         finally:
             self.close(Deadline(CLOSE_SECONDS))

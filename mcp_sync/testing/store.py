@@ -12,7 +12,6 @@ from functools import partial
 from typing import Any, ClassVar
 
 from ..deadlines import Deadline
-from ..engine.interrupts import await_event
 from ..exceptions import LocalProtocolError, MCPConnectionError
 from ..server.stores import FRESH_SECONDS, Bounds, Events, Gone, SessionStore, stream_of
 from .caller import quiet_log, verdict_of_child
@@ -794,7 +793,7 @@ class SessionStoreContract:
         while heard.empty():
             assert not deadline.expired
             store.broadcast(b"child")
-            await_event(threading.Event(), 0.05)
+            threading.Event().wait(0.05)
         assert heard.get() == b"child"
         store.close()
 

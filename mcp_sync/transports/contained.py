@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..deadlines import Deadline
+from ..engine import interrupts
 from ..engine.lifetimes import close_at_exit, tell_of_forks
 from ..exceptions import MCPConnectionError, MCPError
 from . import owners
@@ -189,7 +190,7 @@ class Container:
             verdict = self.look(deadline)
             if not verdict.running or deadline.remaining <= VERDICT_PAUSE:
                 return verdict
-            threading.Event().wait(VERDICT_PAUSE)
+            interrupts.Event().wait(VERDICT_PAUSE)
 
     def signal(self, signal: str, deadline: Deadline) -> None:
         """Send its main process a signal; what has ended already is not told."""
@@ -227,7 +228,7 @@ class Container:
         """Remove what a request that was not answered may have created, now or in a moment."""
         pauses, self._pauses = self._pauses, (0.0,)  # by the next time it is there, or never will be
         for pause in pauses:
-            threading.Event().wait(min(pause, deadline.remaining))
+            interrupts.Event().wait(min(pause, deadline.remaining))
             for reference in [self._name] if self._named_by_us else self._found(deadline):
                 if self.engine.remove(reference, deadline):
                     return True

@@ -31,6 +31,7 @@ import docker.utils
 import docker.utils.ports
 
 from ..deadlines import Deadline
+from ..engine import interrupts
 from ..engine.dispatch import reaper
 from ..engine.lifetimes import tell_of_forks
 from ..exceptions import MCPConnectionError, MCPError, MCPTimeoutError, TooManyRequests
@@ -197,7 +198,7 @@ def _unix_socket(path: str, deadline: Deadline) -> socket.socket:
             except BlockingIOError:
                 if deadline.expired:
                     raise TimeoutError("the engine accepts no connection") from None
-            threading.Event().wait(min(FULL_PAUSE, deadline.remaining))
+            interrupts.Event().wait(min(FULL_PAUSE, deadline.remaining))
     except BaseException:
         one.close()
         raise
@@ -374,7 +375,7 @@ class Engine:
                     return True
                 if not pauses or deadline.remaining <= pauses[0]:
                     raise
-            threading.Event().wait(pauses.pop(0))
+            interrupts.Event().wait(pauses.pop(0))
 
 
 def attachment(api: Any, hijacked: Any) -> Attachment:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from ..deadlines import LONGEST_TIMEOUT, Deadline
-from ..engine.interrupts import await_event
+from ..engine import interrupts
 from ..exceptions import (
     AuthError,
     HTTPStatusError,
@@ -66,7 +66,7 @@ class Errand:
     def __init__(self, deadline: Deadline | None) -> None:
         self.deadline = deadline
         self.dropped = False
-        self._sleeper: threading.Event | None = None  # few errands ever sleep, and making one takes its time
+        self._sleeper: interrupts.Event | None = None  # few errands ever sleep, and making one takes its time
         self._exchange: Exchange | None = None
         self._interrupt: Callable[[], object] | None = None
 
@@ -102,9 +102,9 @@ class Errand:
     def sleep(self, seconds: float) -> bool:
         """Wait; False: it has been dropped, or its time has passed."""
         left = LONGEST_TIMEOUT if self.deadline is None else self.deadline.remaining
-        self._sleeper = threading.Event()
+        self._sleeper = interrupts.Event()
         if not self.dropped:  # else whoever dropped it may have seen no sleeper
-            await_event(self._sleeper, min(seconds, left, threading.TIMEOUT_MAX))
+            self._sleeper.wait(min(seconds, left, threading.TIMEOUT_MAX))
         return not self.dropped and seconds <= left
 
 

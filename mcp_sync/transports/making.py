@@ -12,8 +12,8 @@ from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from ..deadlines import Deadline
+from ..engine import interrupts
 from ..engine.dispatch import start_thread
-from ..engine.interrupts import await_event
 from ..engine.lifetimes import close_at_exit
 from ..exceptions import MCPConnectionError, MCPError, MCPTimeoutError
 
@@ -54,8 +54,8 @@ class Making(Generic[R]):
         self._unmake = unmake
         self._hurry = hurry
         self._undo: list[Callable[[], object]] = []
-        self._known = threading.Event()
-        self._over = threading.Event()
+        self._known = interrupts.Event()
+        self._over = interrupts.Event()
         self._lock = threading.Lock()  # guards _results, _error, _unwanted
         self._results: list[R] = []
         self._error: BaseException | None = None
@@ -87,9 +87,9 @@ class Making(Generic[R]):
                 start_thread(self._name, self._run, done)
             except RuntimeError:  # the interpreter is shutting down, or there can be no more threads
                 self._run(done)
-            await_event(self._known, deadline.remaining + GRACE_SECONDS)
+            self._known.wait(deadline.remaining + GRACE_SECONDS)
             if self._error is not None:
-                await_event(self._over, deadline.sooner(UNDO_SECONDS).remaining)
+                self._over.wait(deadline.sooner(UNDO_SECONDS).remaining)
             return self._take(deadline, what)
         except BaseException:
             self._abandon(Deadline(INTERRUPTED_SECONDS))
@@ -172,4 +172,4 @@ class Making(Generic[R]):
 
     def close(self, deadline: Deadline) -> None:
         """At exit: wait until it is made, or unmade."""
-        await_event(self._over, deadline.remaining)
+        self._over.wait(deadline.remaining)

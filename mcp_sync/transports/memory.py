@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import threading
 from collections import deque
 from collections.abc import Sequence
 from typing import Any, ClassVar, Protocol
 
 from ..deadlines import Deadline
+from ..engine import interrupts
 from ..engine.channel import Channel, Pipe, PipeChannel
 from ..exceptions import MCPConnectionError, MCPTimeoutError
 from ..observe import Observers
@@ -31,50 +31,47 @@ class Serves(Protocol):
 class Way:
     """One direction of a connection. Once ended it takes no more, and gives what it has.
 
-    Locks: ``_lock``, held for a few instructions.
+    Locks: ``_change``, held for a few instructions.
     """
 
     def __init__(self, capacity: int = CAPACITY) -> None:
         self._capacity = capacity
-        self._lock = threading.Lock()  # guards _waiting, _ended
-        self._came = threading.Condition(self._lock)  # guards as _lock: it is the same
-        self._went = threading.Condition(self._lock)  # guards as _lock: it is the same
+        self._change = interrupts.Condition()  # guards _waiting, _ended
         self._waiting: deque[bytes] = deque()
         self._ended = False
 
     def put(self, data: bytes, deadline: Deadline) -> None:
         """Put one message on its way; raises as Pipe.write says."""
-        with self._lock:
+        with self._change:
             while len(self._waiting) >= self._capacity and not self._ended:
-                if not self._went.wait(deadline.remaining) and deadline.expired:
+                if not self._change.wait(deadline.remaining) and deadline.expired:
                     raise MCPTimeoutError("the other end does not read", may_have_run=False)
             if self._ended:
                 raise MCPConnectionError("the connection is closed", may_have_run=False)
             self._waiting.append(data)
-            self._came.notify()
+            self._change.notify_all()
 
     def get(self) -> bytes | None:
         """Wait for one message; None is the end."""
-        with self._lock:
+        with self._change:
             while not self._waiting and not self._ended:
-                self._came.wait()
+                self._change.wait()
             if not self._waiting:
                 return None
-            self._went.notify()
+            self._change.notify_all()
             return self._waiting.popleft()
 
     def end(self) -> None:
         """Let nothing more in, and nobody wait."""
-        with self._lock:
+        with self._change:
             self._ended = True
-            self._came.notify_all()
-            self._went.notify_all()
+            self._change.notify_all()
 
     def await_end(self) -> None:
         """Wait for the end, taking nothing."""
-        with self._lock:
+        with self._change:
             while not self._ended:
-                self._went.wait()
+                self._change.wait()
 
 
 class MemoryPipe(Pipe):

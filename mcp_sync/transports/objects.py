@@ -31,6 +31,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..deadlines import Deadline
+from ..engine import interrupts
 from ..engine.channel import Channel, Pipe, PipeChannel
 from ..engine.dispatch import start_thread
 from ..engine.interrupts import let_go
@@ -80,10 +81,10 @@ class ObjectPipe(Pipe):
         self._close = close
         self._reason: BaseException | None = None
         self._asking = False
-        self._hung_up = threading.Event()
+        self._hung_up = interrupts.Event()
         self._deadline: Deadline | None = None
         self._closing = threading.Lock()  # guards the user's close: whoever takes it calls that; never given back
-        self._closed = threading.Event()
+        self._closed = interrupts.Event()
 
     @property
     def over(self) -> bool:

@@ -15,8 +15,8 @@ from typing import Any, TypeAlias, TypeVar
 from urllib.parse import unquote, unquote_plus, urlsplit
 
 from ..deadlines import Deadline
+from ..engine import interrupts
 from ..engine.dispatch import start_thread
-from ..engine.interrupts import await_event
 from ..exceptions import LocalProtocolError, MCPConnectionError, MCPError, MCPTimeoutError
 from ..protocol.headers import header_flaw
 from ..protocol.redact import mask, names_a_secret
@@ -116,7 +116,7 @@ class Passport:
         if refresh is None:
             return False
         deadline = deadline or Deadline(RENEWAL_SECONDS)
-        done = threading.Event()
+        done = interrupts.Event()
         with self._refreshing:
             if self._generation != generation:
                 return True
@@ -124,7 +124,7 @@ class Passport:
             renewal.waiting.add(done)
         try:
             with interruptible(done.set):
-                in_time = await_event(done, deadline.remaining)
+                in_time = done.wait(deadline.remaining)
         finally:
             with self._refreshing:
                 renewal.waiting.discard(done)
@@ -178,7 +178,7 @@ class _Renewal:
     """
 
     def __init__(self) -> None:
-        self.waiting: set[threading.Event] = set()
+        self.waiting: set[interrupts.Event] = set()
         self.outcome: bool | MCPError | None = None
 
     def result(self, in_time: bool) -> bool:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import functools
 import os
 import socket
-import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from ..deadlines import Deadline
+from ..engine import interrupts
 from ..engine.dispatch import Crew
-from ..engine.interrupts import await_event
 from ..exceptions import MCPConnectionError, TooManyRequests
 
 RESOLVERS = 64
@@ -45,7 +44,7 @@ def look_up(
     if is_address(host):
         return list(work())  # nobody is asked
     found: list[Any] = []
-    done = threading.Event()
+    done = interrupts.Event()
 
     def ask() -> None:
         try:
@@ -57,7 +56,7 @@ def look_up(
     if not _resolvers.start(ask):
         raise TooManyRequests(f"{RESOLVERS} host names are being looked up already", may_have_run=False)
     with interruptible(done.set):
-        if not await_event(done, patience.remaining):
+        if not done.wait(patience.remaining):
             raise TimeoutError(f"looking up {host} takes too long")
     if not found:
         raise MCPConnectionError(f"nobody waits for the addresses of {host} any more", may_have_run=False)

@@ -13,11 +13,12 @@ from dataclasses import replace
 from typing import Any
 
 from ..deadlines import Deadline
+from ..engine import interrupts
 from ..engine.caller import Caller, Handler
 from ..engine.channel import last_words
 from ..engine.connect import Introduction, converse
 from ..engine.dispatch import Lane
-from ..engine.interrupts import await_event, let_go
+from ..engine.interrupts import let_go
 from ..engine.lifetimes import tell_of_forks
 from ..exceptions import MCPConnectionError, MCPError
 from ..manage.reconnect import Reconnecting
@@ -88,7 +89,7 @@ class _Starts:
         tell_of_forks(self)
 
     def _renew_locks(self) -> None:
-        self._closed = threading.Event()
+        self._closed = interrupts.Event()
         self._dialling = threading.RLock()  # guards the making of a connection, so that closing can wait for it
 
     def dial(
@@ -121,7 +122,7 @@ class _Starts:
         pause = self._row.pause()
         if pause >= deadline.remaining:
             raise self._row.too_soon(pause)
-        await_event(self._closed, pause)
+        self._closed.wait(pause)
         self._check_open()
         self._feed.emit(Restarted(self._transport.name, self._row.next()))
         again = replace(self._later, handler=handler, opened=opened, expected=version or None)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..deadlines import Deadline, as_timeout
+from ..engine import interrupts
 from ..engine.backlog import BACKLOG_ITEMS, Backlog
 from ..engine.caller import Caller, CallFuture, Incoming, Question
 from ..engine.connect import Introduction, closing_time
@@ -187,7 +188,7 @@ class MCPSession:
         return self._listen()
 
     def _subscribe(self, deadline: Deadline) -> None:
-        begun = threading.Event()
+        begun = interrupts.Event()
         offered = self._caller.agreement.capabilities
         wanted = {f"{kind}ListChanged": True for kind in ("tools", "prompts", "resources") if kind in offered}
         question: Question[Any] = Question(

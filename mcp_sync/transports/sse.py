@@ -19,11 +19,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..deadlines import Deadline
+from ..engine import interrupts
 from ..engine.caller import Caller
 from ..engine.channel import Channel, Sink, pump
 from ..engine.connect import Introduction, closing_time
 from ..engine.dispatch import Workers, join, start_thread
-from ..engine.interrupts import await_event
 from ..engine.lifetimes import tell_of_forks
 from ..exceptions import (
     ForkedClientError,
@@ -127,7 +127,7 @@ class SseChannel(Channel):
         self._reader = EventReader(self._replies.size or limits.message_size)
         self._unsaid = 0
         self._early: list[Event | TooLong | NotText] = []
-        self._opened = threading.Event()
+        self._opened = interrupts.Event()
         self._refusal: MCPError | None = None
         self._sink: Sink | None = None
         self._version = ""
@@ -136,8 +136,8 @@ class SseChannel(Channel):
         self._closing = False
         self._forked = False
         self._quiet_since: float | None = None
-        self._over = threading.Event()
-        self._reading_on = threading.Event()
+        self._over = interrupts.Event()
+        self._reading_on = interrupts.Event()
         self._reading_on.set()
         self._thread: threading.Thread | None = None
         self._heart: threading.Thread | None = None
@@ -249,7 +249,7 @@ class SseChannel(Channel):
             MCPError: It will never be.
             MCPTimeoutError: The deadline passed.
         """
-        if not await_event(self._opened, deadline.remaining):
+        if not self._opened.wait(deadline.remaining):
             raise MCPTimeoutError(f"{self.name} has not said in time where to post to", may_have_run=False)
         if self._refusal is not None:
             raise self._refusal.about("", may_have_run=False)
@@ -264,7 +264,7 @@ class SseChannel(Channel):
                     yield message
                     self._answered(message)
             if not self._reading_on.is_set():
-                await_event(self._reading_on)
+                self._reading_on.wait()
             items = self._reader.feed(self._next_piece(stream))
 
     def _next_piece(self, stream: Reply) -> bytes:
@@ -321,8 +321,8 @@ class SseChannel(Channel):
         return 0.0 if since is None else time.monotonic() - since
 
     def _await_silence(self, seconds: float) -> None:
-        await_event(self._opened)
-        while not await_event(self._over, max(0.01, seconds - self._silence)):
+        self._opened.wait()
+        while not self._over.wait(max(0.01, seconds - self._silence)):
             if self._silence >= seconds:
                 self._listening.drop()
                 return

@@ -23,9 +23,9 @@ from dataclasses import replace
 from typing import Any
 
 from ..deadlines import Deadline
+from ..engine import interrupts
 from ..engine.channel import Channel, Sink
 from ..engine.dispatch import Crew, Workers, exiting, join, start_thread
-from ..engine.interrupts import await_event
 from ..engine.lifetimes import tell_of_forks
 from ..exceptions import (
     AuthError,
@@ -176,7 +176,7 @@ class HttpChannel(Channel):
         self._streamed = False
         self._listener: threading.Thread | None = None
         self._listening = Errand(None)
-        self._reading_on = threading.Event()
+        self._reading_on = interrupts.Event()
         self._reading_on.set()
         posting = connections.in_flight if connections.at_once else 1
         self._workers = Workers(f"mcp-{self.threads}-post", posting)
@@ -564,7 +564,7 @@ class HttpChannel(Channel):
         if self._reading_on.is_set():
             return
         deadline = reply.exchange.deadline
-        if not await_event(self._reading_on, None if deadline is None else deadline.remaining):
+        if not self._reading_on.wait(None if deadline is None else deadline.remaining):
             raise MCPTimeoutError(f"{self.name}: too much else was to be done", may_have_run=None)
 
     # -- streams that break off ---------------------------------------------------------------------------------------
@@ -625,12 +625,12 @@ class HttpChannel(Channel):
         if not era.server_asks:
             return
         self._version = self._version or era.version
-        begun = threading.Event()
+        begun = interrupts.Event()
         try:
             self._listener = start_thread(f"mcp-{self.threads}-get", self._listen, begun)
         except RuntimeError:  # no more threads: calls do not need one
             return
-        await_event(begun, min(GREETING_SECONDS, deadline.limit * GREETING_SHARE, deadline.remaining))
+        begun.wait(min(GREETING_SECONDS, deadline.limit * GREETING_SHARE, deadline.remaining))
 
     def _keep(self) -> None:
         """Take note of whether there is a session, now that the conversation has begun; it may be ended when idle."""
@@ -642,7 +642,7 @@ class HttpChannel(Channel):
         self._keeper.enter(self, replaces=True)  # one that goes on with somebody else's has not asked for a place yet
         self._keeper.watch()
 
-    def _listen(self, begun: threading.Event) -> None:
+    def _listen(self, begun: interrupts.Event) -> None:
         cursor = Cursor()
         while not self._listening.dropped:
             try:
@@ -660,7 +660,7 @@ class HttpChannel(Channel):
             if not self._listening.sleep(cursor.pause(STREAM_PAUSE)):
                 return
 
-    def _listen_once(self, cursor: Cursor, begun: threading.Event) -> bool:
+    def _listen_once(self, cursor: Cursor, begun: interrupts.Event) -> bool:
         """Deliver what one GET stream brings; False: the server has none."""
         reply = self._get(self._listening, cursor)
         try:

@@ -309,13 +309,12 @@ def test_a_storm_of_signals_disturbs_nothing() -> None:
         def hear(*_): heard[0] += 1
         signal.signal(signal.SIGALRM, hear)
         signal.setitimer(signal.ITIMER_REAL, 0.005, 0.005)
-        for _ in range(3):
+        while heard[0] <= 20:
             session = StdioTransport(COMMAND, timeout=20).create_session()
             for n in range(50): assert tool(session, "echo", a=n) == {"a": n}
             assert tool(session, "echo", x="y" * 1_000_000)["x"] == "y" * 1_000_000
             session.close()
         signal.setitimer(signal.ITIMER_REAL, 0)
-        assert heard[0] > 20, heard
         """)
 
 

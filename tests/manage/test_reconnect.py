@@ -11,6 +11,7 @@ import pytest
 from manage.scripted import Scripted, Step
 
 from mcp_sync.deadlines import Deadline
+from mcp_sync.engine import interrupts
 from mcp_sync.engine.caller import Caller, Handler, Incoming, Question
 from mcp_sync.exceptions import (
     HTTPStatusError,
@@ -225,11 +226,11 @@ def test_a_pause_that_would_outlast_the_deadline_is_not_begun() -> None:
 def test_pauses_double_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     naps: list[float] = []
 
-    def nap(event: threading.Event, seconds: float | None = None) -> bool:
+    def nap(event: interrupts.Event, seconds: float | None = None) -> bool:
         naps.append(seconds or 0.0)
         return False
 
-    monkeypatch.setattr(reconnect, "await_event", nap)
+    monkeypatch.setattr(interrupts.Event, "wait", nap)
     first = Connection()
     bench = Bench(first, MCPConnectionError("down"), attempts=8, interval=1.0)
     first.end()
