@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 import reprlib
+import threading
 from collections.abc import Iterable, Iterator, Mapping
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import islice
 from typing import Any
 
@@ -95,7 +96,7 @@ class JSONSchema:
     @cached_property
     def _validator(self) -> Any:
         from jsonschema import Draft202012Validator
-        from jsonschema.validators import extend, validator_for
+        from jsonschema.validators import validator_for
         from referencing import Registry
 
         dialect = self._schema.get("$schema")
@@ -103,10 +104,23 @@ class JSONSchema:
         if dialect is not None and kind.META_SCHEMA.get("$schema", "").rstrip("#") != str(dialect).rstrip("#"):
             raise ValueError(f"its dialect {dialect!r} is not supported")
         kind.check_schema(self._schema)
-        patterns = _Patterns(kind.VALIDATORS, self._trusted).keywords(self._schema)
-        ours = {"uniqueItems": _unique_items, **patterns}
-        made: Any = extend(kind, ours)  # type: ignore[no-untyped-call]
+        # unevaluatedProperties looks for patterns by itself
+        wary = not self._trusted and "patternProperties" in repr(self._schema)
+        with _making:
+            made = _safe_kind(kind, self._trusted, wary)
         return made(self._schema, registry=Registry())
+
+
+_making = threading.Lock()  # guards the making of classes, for which attrs is not made (without a GIL it fails)
+
+
+@lru_cache(maxsize=64)
+def _safe_kind(kind: Any, trusted: bool, wary: bool) -> Any:
+    """Return a kind of validator that no schema and no value can keep busy for long."""
+    from jsonschema.validators import extend
+
+    patterns = _Patterns(kind.VALIDATORS, trusted).keywords(wary)
+    return extend(kind, {"uniqueItems": _unique_items, **patterns})  # type: ignore[no-untyped-call]
 
 
 class _Patterns:
@@ -121,14 +135,14 @@ class _Patterns:
         self._theirs = theirs
         self._trusted = trusted
 
-    def keywords(self, schema: Mapping[str, Any]) -> dict[str, Any]:
-        """Return those that this schema needs instead of the library's."""
+    def keywords(self, wary: bool) -> dict[str, Any]:
+        """Return those that stand for the library's; if wary, without the one that would match patterns by itself."""
         ours: dict[str, Any] = {
             "pattern": self._pattern,
             "patternProperties": self._pattern_properties,
             "additionalProperties": self._additional_properties,
         }
-        if not self._trusted and "patternProperties" in repr(schema):  # whose patterns it looks for by itself
+        if wary:
             ours["unevaluatedProperties"] = _nothing
         return {keyword: function for keyword, function in ours.items() if keyword in self._theirs}
 

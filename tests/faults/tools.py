@@ -224,7 +224,8 @@ def noted(log: Path, method: str) -> list[str]:
 
 
 HOST = """
-import faulthandler, json, os, signal, sys, threading, time
+import faulthandler, json, os, signal, sys, threading, time, warnings
+warnings.filterwarnings("ignore", ".*fork", DeprecationWarning)
 faulthandler.dump_traceback_later(30, exit=True)
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which is ignored where a shell started us in the background
 from mcp_sync import Client, MCPConnectionError, MCPError, MCPTimeoutError, StdioTransport
