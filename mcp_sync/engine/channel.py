@@ -589,7 +589,7 @@ class PipeChannel(Channel):
         if isinstance(piece, bytes):
             if len(piece) <= self._limit:
                 if len(piece) >= LARGE_BYTES:
-                    learn_to_keep()
+                    learn_to_keep(len(piece))
                 return decode(piece)
             return too_large(piece[:KEPT_HEAD], piece[-KEPT_TAIL:], self._limit)
         known_at_once = salvage_id(piece.head) != (None, None)

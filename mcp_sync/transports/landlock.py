@@ -34,6 +34,7 @@ DEVICES = MAKE_CHAR | MAKE_BLOCK
 
 class _PathBeneath(ctypes.Structure):
     _pack_ = 1
+    _layout_ = "ms"  # which _pack_ has always meant; from 3.14 on it has to be said
     _fields_ = (("allowed_access", ctypes.c_uint64), ("parent_fd", ctypes.c_int32))
 
 
