@@ -12,7 +12,6 @@ from __future__ import annotations
 import _thread
 import queue
 import threading
-from collections import deque
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -94,7 +93,7 @@ class Condition(_thread.RLock):  # type: ignore[misc]  # final for those who onl
     """A ``threading.Condition`` that is its own lock. Not to be waited for by who holds it twice."""
 
     def __init__(self) -> None:
-        self._doors: deque[threading.Lock] = deque()
+        self._doors: list[threading.Lock] = []
 
     def wait(self, timeout: float | None = None) -> bool:
         """Give the lock back, wait for a notification, and take the lock; False: so many seconds passed first."""
@@ -114,7 +113,7 @@ class Condition(_thread.RLock):  # type: ignore[misc]  # final for those who onl
     def notify(self, n: int = 1) -> None:
         """Wake so many of those who wait."""
         while n > 0 and self._doors:
-            self._doors.popleft().release()
+            self._doors.pop(0).release()
             n -= 1
 
     def notify_all(self) -> None:

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -53,7 +52,7 @@ class Seat:
         self._place = threading.RLock()  # guards reading; an RLock, for let_go
         self._bell = threading.Lock()  # guards nothing: the keeper waits for it to be released
         self._bell.acquire()
-        self._line: deque[Ticket] = deque()
+        self._line: list[Ticket] = []
         self._called = False
         self._kept = False
         self._turns = 0
@@ -227,7 +226,7 @@ class Seat:
         """Wake who has waited longest and still waits."""
         while self._line:
             try:
-                call = self._line.popleft()
+                call = self._line.pop(0)
             except IndexError:
                 return
             if not call.over:

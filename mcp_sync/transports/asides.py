@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -36,7 +35,7 @@ class Asides:
         self._secrets = secrets
         self._errors = LineSplitter(LINE_BYTES)
         self._tail = bytearray()
-        self._noise: deque[str] = deque(maxlen=NOISE_LINES)
+        self._noise: list[str] = []
 
     def take_stderr(self, chunk: bytes) -> None:
         """Keep some of its stderr."""
@@ -56,6 +55,7 @@ class Asides:
         for line in lines:
             if isinstance(line, bytes) and line[:1] not in (b"{", b"["):
                 self._noise.append(self.shown(line[:2000])[:500])  # masked before it is cut, so no secret is halved
+                del self._noise[:-NOISE_LINES]
 
     def shown(self, raw: bytes) -> str:
         """Return bytes as a text without secrets."""

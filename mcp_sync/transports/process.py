@@ -18,7 +18,6 @@ import sys
 import threading
 import time
 import weakref
-from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -138,7 +137,7 @@ class ChildPipe(Pipe):
         self._ending = threading.Lock()  # guards _deadline, _ring
         self._deadline: Deadline | None = None
         self._lines = LineSplitter(limit)
-        self._came: deque[bytes] = deque()  # read, and not yet cut into lines
+        self._came: list[bytes] = []  # read, and not yet cut into lines
         self._outgoing: Outgoing | None = None
         self._status: Any = _WAITING
         self._since, self._lived = time.monotonic(), 0.0
@@ -236,7 +235,7 @@ class ChildPipe(Pipe):
         """Return the lines in what has come, and whether that is the end."""
         lines: list[bytes | Overlong] = []
         while self._came:
-            chunk = self._came.popleft()
+            chunk = self._came.pop(0)
             if not chunk:
                 rest = self._lines.flush().strip()
                 return ([*lines, rest] if rest.endswith(b"}") else lines), True

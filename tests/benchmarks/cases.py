@@ -62,6 +62,7 @@ class Case:
         warm_up: ``n`` of the first run, which tells how many make a round of ``seconds``, and is not counted.
         seconds: How long a round may take.
         rounds: How many at most; none means that the first run is all.
+        together: Whether the contender and the server share a CPU; otherwise each has its own.
         without: Who does not take part, and why.
     """
 
@@ -75,6 +76,7 @@ class Case:
     warm_up: int = 1
     seconds: float = 0.25
     rounds: int = 99
+    together: bool = False
     without: dict[str, str] = field(default_factory=dict)
 
 
@@ -99,6 +101,7 @@ _QUADRATIC = "its line buffer is quadratic"
 
 CASES = {
     "tiny": Case("tiny call, one caller, p50", "calls", warm_up=300),
+    "tiny-one-cpu": Case("tiny call, all on one CPU, p50", "calls", warm_up=300, together=True),
     "stateless": Case("tiny call, 2026-07-28, p50", "calls", era="stateless", warm_up=300),
     "text1": _text(1, warm_up=10),
     "text10": _text(10),
@@ -112,8 +115,12 @@ CASES = {
     "connect": Case("connect, call, close", "connects", "connection", warm_up=2, seconds=0.5),
     "idle": Case("50 idle connections", "idle", "connection", warm_up=50, rounds=0),
     "http": _http("tiny call, answered as JSON, p50", warm_up=100),
+    "http-one-cpu": _http("tiny call, all on one CPU, p50", warm_up=100, together=True),
     "http-stateless": _http("tiny call, 2026-07-28, p50", era="stateless", warm_up=100),
     "http-stream": _http("tiny call, answered as a stream, p50", arguments={"tool": "bench_stream"}, warm_up=100),
+    "http-stream-one-cpu": _http(
+        "tiny call as a stream, all on one CPU, p50", arguments={"tool": "bench_stream"}, warm_up=100, together=True
+    ),
     "http-text1": _http("1 MB result as JSON", arguments={"tool": "bench_text", "number": MB}, warm_up=10),
     "http-threads32": _http("32 threads (tasks)", "crowd", arguments={"width": 32}, warm_up=640),
     "http-events": _http(
@@ -132,6 +139,7 @@ CASES = {
         "200 idle connections with a stream", "idle", unit="connection", path="/stream", warm_up=200, rounds=0
     ),
     "ws": _websocket("tiny call, p50", warm_up=300),
+    "ws-one-cpu": _websocket("tiny call, all on one CPU, p50", warm_up=300, together=True),
     "ws-text1": _websocket("1 MB result", arguments={"tool": "bench_text", "number": MB}, warm_up=10),
     "ws-both1": _websocket("1 MB each way", arguments=_EACH_WAY, warm_up=10),
     "ws-threads8": _websocket("8 threads", "crowd", arguments={"width": 8}, warm_up=800),

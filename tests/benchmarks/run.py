@@ -10,7 +10,8 @@ Times say something about this machine at this moment; ratios carry over. Every 
 against a server of its own, which is always the same (server.py, http_server.py, ws_server.py). In each round each
 contender has its turn, in an order that rotates, and the ratio is formed inside the round: whatever slows the machine
 down slows them all. Shown is the median of the rounds, with the smallest and the largest ratio. CPU is that of the
-contender's process, all threads; where wall time depends on which CPU the scheduler chose, trust the CPU.
+contender's process, all threads. The contender has a CPU of its own, and the server another, unless the case says that
+they share one; containers are wherever the engine puts them.
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ sys.path.insert(0, str(HERE.parent))
 from peers import install  # noqa: E402  # a folder beside ours, not a package that is installed
 
 SERVER = [sys.executable, "-I", "-S", str(HERE / "server.py")]
+CPUS = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+"""Those we may use. Where each process is put decides more than what it does, so it is not left to the scheduler."""
 PORT_SERVERS = {"http": ("http_server.py", "http"), "websocket": ("ws_server.py", "ws")}
 """The file and the scheme of those that listen."""
 SLOW_SECONDS = 2.0
@@ -54,13 +57,16 @@ class Worker:
 
     def __init__(self, entry: Entry, case: Case) -> None:
         self._server: subprocess.Popen[str] | None = None
-        server: Any = SERVER
+        place = CPUS[:1] if case.together else CPUS[1:2]
+        server: Any = [*SERVER, *map(str, place)]
         if case.binding in PORT_SERVERS:
             self._server, server = serve(case.binding, case.path)
+            put(self._server, place)
         elif case.binding == "docker":
             server = docker_engine.server()
         command = [python_for(entry.peer), str(HERE / "worker.py"), entry.module, entry.cls, json.dumps(server)]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        put(self._process, CPUS[:1])
         self._first: dict[str, Any] = {"era": case.era}
         self._case = case
         self.n = case.warm_up
@@ -87,6 +93,12 @@ class Worker:
         if self._server is not None:
             self._server.kill()
             self._server.communicate()
+
+
+def put(process: subprocess.Popen[str], cpus: list[int]) -> None:
+    """Have a process that has one thread yet, and all that it starts, use these CPUs only."""
+    if len(CPUS) > 1:
+        os.sched_setaffinity(process.pid, cpus)
 
 
 def serve(binding: str, path: str) -> tuple[subprocess.Popen[str], str]:
@@ -353,7 +365,7 @@ def main() -> int:
         if why := why_absent(ENTRIES[name]):
             print(f"{ENTRIES[name].label} {why}", file=sys.stderr)
             names.remove(name)
-    print(f"Python {platform.python_version()}, {os.cpu_count()} CPUs, load average {load()}")
+    print(f"Python {platform.python_version()}, {len(CPUS)} CPUs, load average {load()}")
     report: dict[str, list[Answer]] = {"rows": [], "starts": [], "growth": [], "skipped": []}
     began = time.perf_counter()
     with contextlib.ExitStack() as stack:

@@ -7,12 +7,13 @@ It knows three tools:
 * ``bench_notify``: ``number`` log messages in one write, then a few bytes.
 
 A call is answered without parsing it: its id and the name of its tool are found in the bytes. All requests that one
-read brings are answered by one write. Run it with ``python -I -S``.
+read brings are answered by one write. Run it with ``python -I -S``, and the numbers of the CPUs that it may use.
 """
 
 import json
 import os
 import re
+import sys
 
 READ_BYTES = 65536
 LINE = b"It was the best of times, it was the worst of times, it was the age of wisdom.\\n"
@@ -106,4 +107,6 @@ def main():
 
 
 if __name__ == "__main__":
+    if sys.argv[1:]:
+        os.sched_setaffinity(0, map(int, sys.argv[1:]))
     main()
