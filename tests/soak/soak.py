@@ -6,7 +6,8 @@ call. A child goes through a storm of signals (storm.py). At the end a table is 
 
 * a call, a connect or a close was over BAR_OVERRUN later than it had to be;
 * a thread, a descriptor, a child process or a container was left;
-* memory grew by BAR_SLOPE or more (judged in soaks of SLOPE_MINUTES or longer);
+* memory grew by BAR_SLOPE or more (judged in soaks of SLOPE_MINUTES or longer): what is resident once the allocator has
+  given back what it keeps for later, the least of each minute, for large messages come and go;
 * for some client ``sent`` was not ``ok + error + timeout + cancelled + pending``, or something was pending at its end;
 * an answer was somebody else's, an exception was not one of ours, or a callback did not come exactly once.
 
@@ -18,6 +19,7 @@ taken off an overrun that it coincides with; both are printed.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import faulthandler
 import gc
 import json
@@ -71,6 +73,8 @@ BAR_OVERRUN = 0.25
 """Seconds; FAULTS.md, section 6."""
 BAR_SLOPE = 1.0
 """Megabytes an hour, over the second half."""
+HELD_SECONDS = 5.0
+"""How often the allocator is asked to give back what it keeps."""
 SLOPE_MINUTES = 15.0
 """A shorter soak says nothing of it: the noise of one second is more."""
 TIMEOUTS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
@@ -265,6 +269,13 @@ class Sleeper:
     def close(self) -> None:
         self._over.set()
         self._thread.join()
+
+
+def give_back() -> None:
+    """Have the allocator give back to the system what is free, where it can."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def resident() -> float:
@@ -646,6 +657,7 @@ class Report:
     leaks: list[str]
     storm: dict[str, Any]
     unended: list[str]
+    held: list[tuple[float, float]]
     processor: float
     pauses: list[tuple[float, float]]
     began: float
@@ -661,8 +673,11 @@ class Report:
     @property
     def growth(self) -> float:
         """Megabytes an hour in the second half."""
-        second = self.memory[len(self.memory) // 2 :]
-        return slope([(at / 3600.0, mb) for at, mb in second])
+        least: dict[int, float] = {}
+        for at, mb in self.held[len(self.held) // 2 :]:
+            minute = int(at // 60)
+            least[minute] = min(mb, least.get(minute, mb))
+        return slope([(minute / 60.0, mb) for minute, mb in least.items()])
 
     def failures(self) -> list[str]:
         """Return what the bar says no to."""
@@ -708,7 +723,10 @@ class Report:
         still = [ended - began for began, ended in self.witness.stalls]
         own = [ended - began for began, ended in self.pauses]
         ends = ("ok", "error", "timeout", "cancelled", "pending")
-        curve = [self.memory[(len(self.memory) - 1) * tenth // 10][1] for tenth in range(11)]
+        curve, held = (
+            ", ".join(f"{points[(len(points) - 1) * tenth // 10][1]:.0f}" for tenth in range(11))
+            for points in (self.memory, self.held)
+        )
         judged = "" if self.seconds >= SLOPE_MINUTES * 60 else f" (not judged below {SLOPE_MINUTES:g} minutes)"
         return [
             f"worst overrun     {over * 1000:.0f} ms, as it came {raw * 1000:.0f} ms: {transport}, {what}",
@@ -717,7 +735,8 @@ class Report:
             f"this process      used {self.processor:.0f} s of processor time in {self.seconds:.0f} s",
             f"                  let a sleeper wait {len(own)} times, {max(own, default=0) * 1000:.0f} ms at most",
             f"left behind       {len(self.leaks)}",
-            f"memory            {', '.join(f'{mb:.0f}' for mb in curve)} MB",
+            f"memory            {curve} MB resident",
+            f"                  {held} MB without what the allocator keeps",
             f"                  {self.growth:+.2f} MB an hour in the second half{judged}",
             f"sent              {counters['sent']} = " + " + ".join(f"{counters[key]} {key}" for key in ends),
             "dropped           " + ", ".join(f"{counters[key]} {key}" for key in sorted(counters) if "drop" in key),
@@ -770,7 +789,7 @@ def soak(seconds: float, threads: int, seed: int, docker: bool = False, storms: 
             log = logging.getLogger("mcp_sync")
             log.addHandler(listener)
             log.propagate = False
-            memory, unended = drive(run, threads)
+            memory, held, unended = drive(run, threads)
             used = time.process_time() - used
             own.close()
             for reach in found:
@@ -780,23 +799,34 @@ def soak(seconds: float, threads: int, seed: int, docker: bool = False, storms: 
     log.removeHandler(listener)
     log.propagate = True
     leaks = leakcheck.leaks_since(before, 10.0)
-    return Report(run.figures, witness, seconds, memory, leaks, storm, unended, used, own.pauses, run.began)
+    return Report(run.figures, witness, seconds, memory, leaks, storm, unended, held, used, own.pauses, run.began)
 
 
-def drive(run: Soak, threads: int) -> tuple[list[tuple[float, float]], list[str]]:
-    """Let them call and do mischief until it is over; return how memory was, and which threads did not end."""
+Curve = list[tuple[float, float]]
+
+
+def drive(run: Soak, threads: int) -> tuple[Curve, Curve, list[str]]:
+    """Let them call and do mischief until it is over.
+
+    Returns:
+        How memory was, how much of it was held, and which threads did not end.
+    """
     workers = [threading.Thread(target=run.work, args=(n,), name=f"soak-{n}", daemon=True) for n in range(threads)]
     workers += [threading.Thread(target=run.mischief, args=(n,), name=f"gremlin-{n}", daemon=True) for n in range(2)]
-    began, memory = time.monotonic(), []
+    began, memory, held = time.monotonic(), [], []
     for worker in workers:
         worker.start()
     while run.going:
         threading.Event().wait(min(1.0, max(0.0, run.over - time.monotonic())))
-        memory.append((time.monotonic() - began, resident()))
+        at = time.monotonic() - began
+        memory.append((at, resident()))
+        if not held or at - held[-1][0] >= HELD_SECONDS:
+            give_back()
+            held.append((at, resident()))
     end = time.monotonic() + 30.0
     for worker in workers:
         worker.join(max(0.0, end - time.monotonic()))
-    return memory, [worker.name for worker in workers if worker.is_alive()]
+    return memory, held, [worker.name for worker in workers if worker.is_alive()]
 
 
 def main() -> int:
