@@ -674,8 +674,11 @@ class Report:
     def growth(self) -> float:
         """Megabytes an hour in the second half."""
         least: dict[int, float] = {}
-        for at, mb in self.held[len(self.held) // 2 :]:
-            minute = int(at // 60)
+        half = self.seconds / 2
+        for at, mb in self.held:
+            minute = int((at - half) // 60)
+            if minute < 0:
+                continue
             least[minute] = min(mb, least.get(minute, mb))
         return slope([(minute / 60.0, mb) for minute, mb in least.items()])
 
