@@ -57,7 +57,7 @@ mutants: $(VENV)/.for-test  ## seed known bugs, one by one, and see the tests fi
 
 # What to run instead of everything: make bench BENCH='--cases tiny,text1 --rounds 9'
 bench: peers  ## what a call costs, beside a raw loop and the official SDK
-	$(BIN)/python tests/benchmarks/run.py $(BENCH)
+	$(BIN)/python tests/benchmarks/run.py --write $(BENCH)
 
 bench-server: peers  ## what a call costs a server, beside the official SDK and fastmcp; takes BENCH, too
 	$(BIN)/python tests/benchmarks/install.py

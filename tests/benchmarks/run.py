@@ -3,6 +3,7 @@
 ::
 
     python tests/benchmarks/run.py                          # everything, some minutes
+    python tests/benchmarks/run.py --write                  # and into README.rst, and figures.svg
     python tests/benchmarks/run.py --cases tiny,text1 --rounds 9
     python tests/benchmarks/run.py --list
 
@@ -34,6 +35,7 @@ from statistics import median
 from typing import Any
 
 import docker_engine
+import document
 from cases import CASES, ENTRIES, GROWTH, LIMITS, STARTS, Case, Entry
 
 HERE = Path(__file__).resolve().parent
@@ -365,7 +367,8 @@ def main() -> int:
         if why := why_absent(ENTRIES[name]):
             print(f"{ENTRIES[name].label} {why}", file=sys.stderr)
             names.remove(name)
-    print(f"Python {platform.python_version()}, {len(CPUS)} CPUs, load average {load()}")
+    loads = [load()]
+    print(f"Python {platform.python_version()}, {len(CPUS)} CPUs, load average {loads[0]}")
     report: dict[str, list[Answer]] = {"rows": [], "starts": [], "growth": [], "skipped": []}
     began = time.perf_counter()
     with contextlib.ExitStack() as stack:
@@ -373,10 +376,21 @@ def main() -> int:
         for kind, data, text in run(keys, names, options.rounds, no_docker):
             report[kind] += data
             print(f"\n{text}", flush=True)
-    print(f"\n{time.perf_counter() - began:.0f} s, load average {load()}")
+    loads.append(load())
+    print(f"\n{time.perf_counter() - began:.0f} s, load average {loads[1]}")
+    if options.write:
+        written = document.write(report["rows"], report["starts"], options.rounds, loads, peers_of(names))
+        print("\n".join(f"written: {name}" for name in written))
     if options.json:
         Path(options.json).write_text(json.dumps(report, indent=1), "utf-8")
     return 1 if any("error" in row for row in report["rows"]) else 0
+
+
+def peers_of(names: list[str]) -> dict[str, str]:
+    """Return the versions of the official SDK in the environments of those who took part."""
+    script = "import importlib.metadata as m; print(m.version('mcp'))"
+    peers = {ENTRIES[name].peer for name in names} - {""}
+    return {peer: subprocess.check_output([python_for(peer), "-c", script], text=True).strip() for peer in peers}
 
 
 def wants_docker(key: str) -> bool:
@@ -395,8 +409,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="short rounds, to see whether it works")
     parser.add_argument("--json", metavar="FILE", help="write the numbers there too")
+    parser.add_argument("--write", action="store_true", help="write into README.rst the tables that were measured")
     parser.add_argument("--list", action="store_true", help="print cases and contenders")
     options = parser.parse_args()
+    if options.write and options.quick:
+        parser.error("--quick measures nothing that could be written")
     if options.list:
         listed = {**{key: case.title for key, case in CASES.items()}, "start": "a new process, first call"}
         print("\n".join(f"{key:16} {title}" for key, title in listed.items()))
