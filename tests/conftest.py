@@ -10,6 +10,7 @@ import hypothesis
 import pytest
 
 from house import leakcheck, ledger
+from mcp_sync.protocol import messages
 
 
 def pytest_configure() -> None:
@@ -19,6 +20,11 @@ def pytest_configure() -> None:
     # How long an example may take is a matter for tests that measure; by the wall clock, any machine is too slow once.
     hypothesis.settings.register_profile("unhurried", deadline=None)
     hypothesis.settings.load_profile("unhurried")
+
+
+def pytest_sessionstart() -> None:
+    # What most users have, here; in the programs that tests start, msgspec where it can be had.
+    messages._quick_parse = None
 
 
 def pytest_collection_finish() -> None:

@@ -41,6 +41,7 @@ ENTRIES = {
     "docker": Entry("docker command line", "raw_docker", "CommandLine", bindings=("docker",), program="docker"),
     "session": Entry("mcp_sync session, dicts", "ours", "Session", bindings=_ALL),
     "client": Entry("mcp_sync Client, typed", "ours", "TypedClient", bindings=_ALL),
+    "fast": Entry("mcp_sync session, [fast]", "ours", "FastSession", bindings=("stdio", "http", "websocket")),
     "sdk": Entry("official SDK 2, async", "sdk2", "Async", "sdk2"),
     "portal": Entry("official SDK 2, sync portal", "sdk2", "Portal", "sdk2"),
 }

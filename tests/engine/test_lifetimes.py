@@ -129,13 +129,19 @@ def test_a_session_that_is_forgotten_is_gone_at_once_whatever_was_said_and_whate
             session.send_request("hold", timeout=0.01)
         list(session.send_streaming_request("echo"))
         gone = weakref.ref(session)
+        held = [session]
+        del session
         with pytest.warns(ResourceWarning, match="MCPSession"):
-            del session
-            if not getattr(sys, "_is_gil_enabled", lambda: True)():
-                gc.collect()  # without a GIL not everything goes when the last reference does
+            let_go(held)
         assert gone() is None
     finally:
         gc.enable()
+
+
+def let_go(held: list[object]) -> None:
+    held.clear()
+    if not getattr(sys, "_is_gil_enabled", lambda: True)():
+        gc.collect()  # without a GIL not everything goes when the last reference does
 
 
 # -- exit ------------------------------------------------------------------------------------------------------------

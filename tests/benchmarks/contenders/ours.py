@@ -8,6 +8,7 @@ from typing import Any
 from contenders.contender import BACKLOG, LIMIT, VERSIONS, Contender
 
 from mcp_sync import Client, DockerTransport, MCPTransport, StdioTransport, StreamableHTTPTransport, WebSocketTransport
+from mcp_sync.protocol import messages
 
 LIMITS = {"max_message_size": LIMIT, "max_backlog": BACKLOG}
 
@@ -65,15 +66,27 @@ class ClientConnection:
         self.client.close()
 
 
-class Session(Contender):
-    """mcp_sync in plain dicts."""
+class FastSession(Contender):
+    """mcp_sync in plain dicts, with the extra [fast]."""
 
     def connect(self, era: str) -> SessionConnection:
         return SessionConnection(self.server, era)
 
 
+class Session(FastSession):
+    """mcp_sync in plain dicts."""
+
+    def __init__(self, server: Any) -> None:
+        super().__init__(server)
+        messages._quick_parse = None  # as where there is no msgspec
+
+
 class TypedClient(Contender):
     """mcp_sync with typed results."""
+
+    def __init__(self, server: Any) -> None:
+        super().__init__(server)
+        messages._quick_parse = None  # likewise
 
     def connect(self, era: str) -> ClientConnection:
         return ClientConnection(self.server, era)
