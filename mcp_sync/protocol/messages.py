@@ -270,7 +270,7 @@ _quick_parse: Callable[[bytes], Any] | None = _find_quick_parse
 
 
 def _parse_quickly(raw: bytes) -> Any:
-    """Return what bytes say, by msgspec; what that refuses is for the standard library, which says why, or accepts it."""
+    """Return what bytes say, by msgspec; what that refuses the standard library accepts, or says why not."""
     assert _quick_parse is not None
     try:
         return _quick_parse(raw)

@@ -9,7 +9,6 @@ Source: basic/transports (2024-11-05), HTTP with SSE.
 from __future__ import annotations
 
 import logging
-import queue
 import secrets
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,6 +18,7 @@ from urllib.parse import parse_qs, quote
 from ..credentials import Authenticator
 from ..deadlines import Deadline
 from ..engine import interrupts
+from ..engine.backlog import Backlog
 from ..engine.channel import Pipe, PipeChannel
 from ..engine.lifetimes import tell_of_forks
 from ..exceptions import MCPConnectionError, MCPTimeoutError
@@ -50,18 +50,12 @@ class SsePipe(Pipe):
     def __init__(self, name: str, limit: int) -> None:
         self.name = name
         self.outbox = Outbox(max(limit, 1 << 20))
-        self._incoming: queue.Queue[bytes | None] = queue.Queue(MAX_WAITING)
+        self._incoming: Backlog[bytes | None] = Backlog(MAX_WAITING, MAX_WAITING * limit)
         self._ended = interrupts.Event()
 
     def push(self, data: bytes) -> bool:
         """Take in a message; False: too many wait, or it is over."""
-        if self._ended.is_set():
-            return False
-        try:
-            self._incoming.put_nowait(data)
-        except queue.Full:
-            return False
-        return True
+        return not self._ended.is_set() and self._incoming.offer(data, len(data))
 
     def read(self) -> Sequence[bytes]:
         """Wait for one message; an empty answer is the end."""
@@ -79,10 +73,7 @@ class SsePipe(Pipe):
         """End both directions."""
         self._ended.set()
         self.outbox.end()
-        try:
-            self._incoming.put_nowait(None)
-        except queue.Full:
-            pass  # whoever reads has something to wake up for
+        self._incoming.put(None)
 
     def epitaph(self) -> MCPConnectionError:
         """Say why the stream ended."""

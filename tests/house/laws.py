@@ -55,7 +55,11 @@ THREAD_STARTERS = {
 }
 LOCK_NAMES = ("Lock", "RLock", "Condition", "Semaphore", "BoundedSemaphore")
 LOCKS = {f"{home}.{name}" for home in ("threading", "multiprocessing") for name in LOCK_NAMES}
-LOCKS |= {"_thread.allocate_lock", "_thread.LockType"}
+LOCKS |= {"_thread.allocate_lock", "_thread.LockType", "mcp_sync.engine.interrupts.Condition"}
+INTERRUPTIBLE = {f"threading.{name}" for name in ("Event", "Condition", "Semaphore", "BoundedSemaphore", "Barrier")}
+INTERRUPTIBLE |= {f"queue.{name}" for name in ("Queue", "LifoQueue", "PriorityQueue")}
+# They are made of those, or are what those are replaced by.
+INTERRUPTS = "mcp_sync/engine/interrupts.py"
 # All of these wait under the lock of the one buffer there is. What reads raw bytes, os.read(os.dup(0), n), does not.
 BUFFERED_STDIN = {"sys.stdin", "sys.__stdin__", "fileinput.input", "fileinput.FileInput"}
 OPENERS = {"open", "io.open", "os.fdopen"}
@@ -127,6 +131,18 @@ def locks_say_what_they_guard(root: Path) -> list[str]:
         for module in modules(root)
         for line in _lock_lines(module)
         if not any(GUARDS.search(comment) for comment in _comments_of(module, line))
+    ]
+
+
+def nothing_stays_locked(root: Path) -> list[str]:
+    """Nobody waits for what Ctrl-C may leave locked, where engine/interrupts.py has the same; but in testing/."""
+    return [
+        f"{module.at(call.lineno)}: {meaning}; engine/interrupts.py has one that Ctrl-C cannot leave locked"
+        for module in modules(root)
+        if module.file != INTERRUPTS and not _in_testing(module.file)
+        for call in module.calls
+        for meaning in [module.meaning(call.func)]
+        if meaning in INTERRUPTIBLE
     ]
 
 
@@ -271,6 +287,7 @@ LAWS: list[Law] = [
     arrows,
     threads_have_one_home,
     locks_say_what_they_guard,
+    nothing_stays_locked,
     stdin_is_read_raw,
     no_event_loop,
     libraries_have_one_home,

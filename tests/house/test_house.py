@@ -39,6 +39,7 @@ CLEAN = {
     "engine/peer": """
         '''The peer.'''
         import threading
+        from mcp_sync.engine import interrupts
         from concurrent.futures import Future
         from dataclasses import dataclass, field
         from typing import TYPE_CHECKING
@@ -56,11 +57,16 @@ CLEAN = {
             def __init__(self, thread: threading.Thread, baseline: "Baseline"):
                 # guards owed and state; taken after the write lock,
                 # see law 3
-                self.more = threading.Condition(self.lock)
-                self.event = threading.Event()
+                self.more = interrupts.Condition()
+                self.event = interrupts.Event()
 
         class Baseline(Future):
             '''Not a Base.'''
+        """,
+    "engine/interrupts": """
+        '''What Ctrl-C cannot leave locked.'''
+        import threading
+        before = threading.Event()
         """,
     "engine/workers": """
         '''The one place that starts threads.'''
@@ -200,6 +206,7 @@ def test_a_second_module_that_starts_threads_is_found(seed: Seed, text: str) -> 
         "from threading import RLock\nlock = RLock()",
         "import threading\nmore = threading.Condition()  # guarded elsewhere",
         "import threading\nslots = threading.BoundedSemaphore(3)  # guards",
+        "from mcp_sync.engine import interrupts\nchange = interrupts.Condition()",
         "from threading import Lock\nlock = field(default_factory=Lock)",
     ],
 )
@@ -218,6 +225,20 @@ def test_a_comment_further_up_or_in_a_string_does_not_count_for_a_lock(seed: See
         third = threading.Lock()
         """
     assert len(laws.locks_say_what_they_guard(seed("engine/seat", text))) == 2
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "import threading\nover = threading.Event()",
+        "from threading import Condition\nchange = Condition()  # guards nothing",
+        "import queue\nwaiting = queue.Queue()",
+        "from queue import LifoQueue as Stack\nwaiting = Stack()",
+    ],
+)
+def test_what_ctrl_c_may_leave_locked_is_found(seed: Seed, text: str) -> None:
+    [found] = laws.nothing_stays_locked(seed("engine/seat", text))
+    assert found.startswith("mcp_sync/engine/seat.py:2: ")
 
 
 # stdin.
