@@ -265,7 +265,9 @@ class ChildPipe(Pipe):
         """Return what was fetched, if it is one line that ends there."""
         if not self._came or not self._came[-1].endswith(b"\n") or not self._lines.idle:
             return None
-        line = self._came[0] if len(self._came) == 1 else b"".join(self._came)  # the line end may stay: it is JSON, too
+        if len(self._came) > 1:
+            self._came[:] = [b"".join(self._came)]  # in one step, as ever; and the pieces make room for what comes of it
+        line = self._came[0]  # the line end may stay: it is JSON, too
         is_one = line.startswith(b"{") and line.find(b"\n") == len(line) - 1
         return line if is_one and len(line) <= self._lines.limit else None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import queue
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from concurrent.futures import as_completed
@@ -48,20 +49,38 @@ def quietly(action: Callable[[Any], object], thing: Any) -> None:
         action(thing)
 
 
-FUTURE: dict[str, Callable[[CallFuture[Any]], object]] = {
+OURS: dict[str, Callable[[CallFuture[Any]], object]] = {
     "result": lambda future: future.result(MOMENT),
     "exception": lambda future: future.exception(MOMENT),
     "done": lambda future: future.done(),
     "cancel": lambda future: future.cancel(),
     "callback": lambda future: future.add_done_callback(str),
+}
+THEIRS: dict[str, Callable[[CallFuture[Any]], object]] = {
     "wait": lambda future: wait_for([future], MOMENT),
     "as_completed": lambda future: list(as_completed([future], MOMENT)),
 }
 
 
-@pytest.mark.parametrize("action", FUTURE.values(), ids=FUTURE)
-def test_whoever_settles_a_future_does_not_wait_for_who_was_interrupted_in_it(action: Any) -> None:
-    """I16: it is a reader, or the one thread that keeps deadlines."""
+@pytest.mark.parametrize("action", OURS.values(), ids=OURS)
+def test_nobody_waits_for_who_was_interrupted_at_a_future(action: Any) -> None:
+    """I16: who settles it is a reader, or the one thread that keeps deadlines."""
+    future: CallFuture[Any]
+
+    def begin() -> Callable[[], None]:
+        nonlocal future
+        future = CallFuture(Question("test"), Nobody())
+        return partial(quietly, action, future)
+
+    for where in interrupted(begin):
+        assert in_time(future.done), where
+        assert in_time(partial(future.settle, {}, None)), where
+        assert not settling(), where
+
+
+@pytest.mark.parametrize("action", THEIRS.values(), ids=THEIRS)
+def test_who_settles_a_future_never_waits_for_what_others_left_locked(action: Any) -> None:
+    """I16."""
     future: CallFuture[Any]
 
     def begin() -> Callable[[], None]:
@@ -72,12 +91,18 @@ def test_whoever_settles_a_future_does_not_wait_for_who_was_interrupted_in_it(ac
     for where in interrupted(begin):
         assert in_time(partial(future.settle, {}, None)), where
         give_back(future)
+        assert future.result(0) == {}, where
+
+
+def settling() -> list[threading.Thread]:
+    """Return the threads that were given the settling of a future."""
+    return [thread for thread in threading.enumerate() if thread.name == "mcp-future"]
 
 
 def give_back(future: CallFuture[Any]) -> None:
     """Free what ``concurrent.futures`` has left locked, and with it the thread that was given the settling."""
     interrupts.let_go(future._condition)  # type: ignore[arg-type]
-    for thread in [thread for thread in threading.enumerate() if thread.name == "mcp-future"]:
+    for thread in settling():
         thread.join(0.05)
         for waiter in future._waiters if thread.is_alive() else []:
             waiter.event._cond.release()  # type: ignore[attr-defined]
@@ -95,6 +120,79 @@ def test_nobody_waits_for_who_was_interrupted_at_an_event() -> None:
     for where in interrupted(begin):
         assert in_time(event.set), where
         assert event.wait(0)
+
+
+class SetMeanwhile(list[Any]):
+    """The doors of an event that is set before the first of them is there."""
+
+    def __init__(self, event: interrupts.Event) -> None:
+        self._event = event
+
+    def append(self, door: Any) -> None:
+        self._event._set = True
+        super().append(door)
+
+
+def test_an_event_that_is_set_while_somebody_goes_to_sleep_wakes_it() -> None:
+    event = interrupts.Event()
+    event._doors = SetMeanwhile(event)
+    began = time.monotonic()
+    assert event.wait(PATIENCE)
+    assert time.monotonic() - began < 1.0
+    assert not event._doors
+
+
+@pytest.mark.parametrize("seconds", [0, 0.01, -1])
+def test_an_event_says_in_time_that_it_was_not_set(seconds: float) -> None:
+    event = interrupts.Event()
+    assert not event.wait(seconds)
+    event.set()
+    assert event.wait(seconds)
+    event.clear()
+    assert not event.wait(seconds)
+    assert not event.is_set()
+
+
+def test_an_event_wakes_all_who_wait_and_all_who_come() -> None:
+    event = interrupts.Event()
+    passed: list[bool] = []
+    threads = [threading.Thread(target=lambda: passed.append(event.wait())) for _ in range(20)]
+    for thread in threads[:10]:
+        thread.start()
+    until(lambda: len(event._doors) == 10)
+    event.set()
+    for thread in threads[10:]:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert passed == [True] * 20
+
+
+def test_a_condition_wakes_as_many_as_it_is_told_in_their_order() -> None:
+    condition = interrupts.Condition()
+    woken: list[int] = []
+
+    def wait(number: int) -> None:
+        with condition:
+            assert condition.wait(PATIENCE)
+            woken.append(number)
+
+    threads = [threading.Thread(target=wait, args=(number,)) for number in range(3)]
+    for number, thread in enumerate(threads):
+        thread.start()
+        until(lambda number=number: len(condition._doors) == number + 1)
+    with condition:
+        assert not condition.wait(0.01)
+        condition.notify()
+    threads[0].join(PATIENCE)
+    assert woken == [0]
+    with condition:
+        condition.notify_all()
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert sorted(woken) == [0, 1, 2]
+    assert condition.acquire(blocking=False)
+    condition.release()
 
 
 def test_nobody_waits_for_who_was_interrupted_at_a_queue() -> None:

@@ -490,4 +490,31 @@ SERVER = (
     ),
 )
 
-MUTANTS = (*TIME, *PROCESSES, *ANSWERS, *SEAT, *SIZES, *HTTP, *MANAGER, *SERVER)
+INTERRUPTS = (
+    Mutant(
+        "future-that-stays-locked",
+        "Ctrl-C in a future leaves it locked, as it does those of the standard library.",
+        "mcp_sync/engine/caller.py",
+        "self._condition = interrupts.Condition()  # type: ignore[assignment]  # guards what is the Future's own\n",
+        "pass\n",
+        ("tests/concurrency/test_interrupting.py::test_nobody_waits_for_who_was_interrupted_at_a_future",),
+    ),
+    Mutant(
+        "settling-that-waits",
+        "A reader waits for what Ctrl-C left locked in concurrent.futures.wait().",
+        "mcp_sync/engine/caller.py",
+        "        if self._is_held_up():\n",
+        "        if False:\n",
+        ("tests/concurrency/test_interrupting.py::test_who_settles_a_future_never_waits_for_what_others_left_locked",),
+    ),
+    Mutant(
+        "wake-up-that-is-lost",
+        "An Event is set between the look at it and going to sleep.",
+        "mcp_sync/engine/interrupts.py",
+        "            return self.is_set() or _sleep(door, timeout)\n",
+        "            return _sleep(door, timeout)\n",
+        ("tests/concurrency/test_interrupting.py::test_an_event_that_is_set_while_somebody_goes_to_sleep_wakes_it",),
+    ),
+)
+
+MUTANTS = (*INTERRUPTS, *TIME, *PROCESSES, *ANSWERS, *SEAT, *SIZES, *HTTP, *MANAGER, *SERVER)
