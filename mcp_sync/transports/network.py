@@ -21,11 +21,12 @@ from ..manage.fortify import Connecting, fortify
 from ..manage.reconnect import Reconnecting
 from ..observe import Feed, Reconnected
 from ..policies import Breaker, Limits, Policies, Reconnect, Retry
+from .lasting import LastingTransport
 from .passport import Passport
-from .transport import CLOSE_SECONDS, MCPTransport
+from .transport import CLOSE_SECONDS
 
 
-class NetworkTransport(MCPTransport):
+class NetworkTransport(LastingTransport):
     """How to reach a server over a network.
 
     Attributes:
@@ -34,7 +35,6 @@ class NetworkTransport(MCPTransport):
 
     url: str
     _passport: Passport
-    _begun_here: weakref.ref[Reconnecting] | None = None
 
     def __init__(self, timeout: float | None, policies: Policies) -> None:
         super().__init__(timeout, policies)
@@ -83,25 +83,12 @@ class NetworkTransport(MCPTransport):
             lane.close(Deadline(CLOSE_SECONDS))
             raise
         self._conversations.add(whole)
-        if here is not None and here.peer is not None and here is self._line and whole.is_on(here.peer):
-            self._begun_here = weakref.ref(whole)
+        self._began(whole, here)
         return fortify(whole, self._policies, self._circuit, emit)
 
     def _dial_again(self, deadline: Deadline) -> Channel:
         """Return a fresh channel for a conversation that had one before."""
         return self.dial(deadline)
-
-    def _dial_line(self, deadline: Deadline) -> None:
-        if not self.connected:  # whoever had a conversation on the connection that was goes on without it
-            self._begun_here = None
-        super()._dial_line(deadline)
-
-    def _end_line(self, deadline: Deadline) -> None:
-        """Close the line, and the conversation that began on it, which would only connect again."""
-        whole = self._begun_here() if self._begun_here is not None else None
-        if whole is not None:
-            whole.close(deadline)
-        super()._end_line(deadline)
 
     def reconnect(self, timeout: float | None = None) -> None:
         """Have a new connection take the place of each that conversations have now; calls under way are not disturbed.

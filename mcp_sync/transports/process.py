@@ -266,7 +266,7 @@ class ChildPipe(Pipe):
         if not self._came or not self._came[-1].endswith(b"\n") or not self._lines.idle:
             return None
         if len(self._came) > 1:
-            self._came[:] = [b"".join(self._came)]  # in one step, as ever; and the pieces make room for what comes of it
+            self._came[:] = [b"".join(self._came)]  # in one step, as ever; it makes room, too
         line = self._came[0]  # the line end may stay: it is JSON, too
         is_one = line.startswith(b"{") and line.find(b"\n") == len(line) - 1
         return line if is_one and len(line) <= self._lines.limit else None

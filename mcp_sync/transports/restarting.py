@@ -7,7 +7,6 @@ A server that ends again and again is started more and more slowly, and after ``
 from __future__ import annotations
 
 import threading
-import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -24,7 +23,8 @@ from ..exceptions import MCPConnectionError, MCPError
 from ..manage.reconnect import Reconnecting
 from ..observe import Feed, Restarted
 from ..policies import Limits, Reconnect, Restart
-from .transport import CLOSE_SECONDS, MCPTransport
+from .lasting import LastingTransport
+from .transport import CLOSE_SECONDS
 
 LONG_LIFE_SECONDS = 60.0
 """A server that has run for so long is no part of a row of restarts."""
@@ -34,10 +34,8 @@ LONGEST_PAUSE = 30.0
 """Seconds that no pause between two starts exceeds, unless ``restart_delay`` is longer itself."""
 
 
-class RestartingTransport(MCPTransport):
+class RestartingTransport(LastingTransport):
     """How to reach a server by starting it."""
-
-    _begun_here: weakref.ref[Reconnecting] | None = None
 
     def converse(self, introduction: Introduction, deadline: Deadline) -> Caller:
         """Begin a conversation; if ``max_restarts`` says so, one that outlives its server."""
@@ -52,21 +50,8 @@ class RestartingTransport(MCPTransport):
         except BaseException:
             starts.close(Deadline(CLOSE_SECONDS))
             raise
-        if here is not None and here.peer is not None and here is self._line and whole.is_on(here.peer):
-            self._begun_here = weakref.ref(whole)
+        self._began(whole, here)
         return whole
-
-    def _dial_line(self, deadline: Deadline) -> None:
-        if not self.connected:  # whoever had a conversation on the connection that was goes on without it
-            self._begun_here = None
-        super()._dial_line(deadline)
-
-    def _end_line(self, deadline: Deadline) -> None:
-        """Close the line, and the conversation that began on it, which would only start the server again."""
-        whole = self._begun_here() if self._begun_here is not None else None
-        if whole is not None:
-            whole.close(deadline)
-        super()._end_line(deadline)
 
 
 class _Starts:
