@@ -6,6 +6,7 @@ fetched: a ``$ref`` to somewhere else cannot be used (basic/index, JSON Schema u
 
 from __future__ import annotations
 
+import os
 import re
 import reprlib
 import threading
@@ -112,6 +113,15 @@ class JSONSchema:
 
 
 _making = threading.Lock()  # guards the making of classes, for which attrs is not made (without a GIL it fails)
+
+
+def _renew_lock() -> None:
+    global _making
+    _making = threading.Lock()  # guards as before; the old one may be held by a thread that stayed behind
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)
 
 
 @lru_cache(maxsize=64)

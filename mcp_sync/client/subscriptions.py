@@ -9,6 +9,7 @@ Source: basic/patterns/subscriptions (2026-07-28); server/{tools,prompts,resourc
 from __future__ import annotations
 
 import queue
+import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -142,6 +143,7 @@ class News:
         self.waiting: Backlog[Notification | MCPError | None] = Backlog(kept)
         self._acknowledged = interrupts.Event()
         self._refusal: MCPError | None = None
+        self._first = threading.Lock()  # guards _refusal: whoever takes it says how it began; never given back
         self._stop: Callable[[Deadline], object] = lambda deadline: None
         self._stop_listening: Callable[[], None] = lambda: None
 
@@ -189,7 +191,7 @@ class News:
         self.waiting.put(error)
 
     def _acknowledge(self, error: MCPError | None) -> None:
-        if not self._acknowledged.is_set():
+        if self._first.acquire(blocking=False):
             self._refusal = error
             self._acknowledged.set()
 

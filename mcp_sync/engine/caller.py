@@ -7,7 +7,7 @@ Handler: anything that answers.
 from __future__ import annotations
 
 import concurrent.futures
-import contextlib
+import os
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -21,7 +21,7 @@ from ..protocol.eras import Era
 from ..protocol.messages import Notification, Request, RequestId
 from ..protocol.negotiation import Agreement
 from . import interrupts
-from .dispatch import Alarm, Job, reaper, start_thread
+from .dispatch import Alarm, Crew, Job, reaper
 
 R = TypeVar("R")
 
@@ -161,34 +161,53 @@ class CallFuture(Future[R]):
     def settle(self, result: dict[str, Any] | None, error: BaseException | None) -> None:
         """End the call. For whoever took it out of the Session, and nobody else."""
         self._let_go()
-        if self._is_held_up():
-            with contextlib.suppress(RuntimeError):  # the interpreter is shutting down, or there can be no more threads
-                start_thread("mcp-future", self._settle, result, error)
-        else:
-            self._settle(result, error)
-
-    def _is_held_up(self) -> bool:
-        """Whether to settle it may take for ever.
-
-        What ``concurrent.futures.wait`` and ``as_completed`` hold while they begin, and wait for, are not our locks:
-        Ctrl-C may leave them locked.
-        """
         if not self._condition.acquire(timeout=HELD_UP_SECONDS):
-            return True
-        held_up = bool(self._waiters)
-        self._condition.release()
-        return held_up
+            if _settlers.start(lambda: self._settle_late(result, error)):
+                return
+            self._condition.acquire()
+        try:
+            self._settle(result, error)
+        except BaseException:  # Ctrl-C
+            interrupts.let_go(self._condition)  # type: ignore[arg-type]
+            raise
+
+    def _settle_late(self, result: dict[str, Any] | None, error: BaseException | None) -> None:
+        self._condition.acquire()
+        self._settle(result, error)
 
     def _settle(self, result: dict[str, Any] | None, error: BaseException | None) -> None:
+        """End the call, and give back the lock.
+
+        What ``concurrent.futures.wait`` and ``as_completed`` wait for are locks that Ctrl-C may have left locked. So
+        those are told last, by a thread that has nothing else to do. Callbacks do not run under the lock.
+        """
+        waiters, self._waiters = self._waiters, []
+        callbacks, self._done_callbacks = self._done_callbacks, []  # type: ignore[has-type]
+        settled = False
         try:
             if error is not None:
                 self.set_exception(error)
             else:
                 self.set_result(cast("R", result))
+            settled = True
         except concurrent.futures.InvalidStateError:  # whoever holds the future resolved it; that is no matter of ours
             pass
+        self._waiters, self._done_callbacks = waiters, callbacks
+        told = list(waiters) if settled else []
+        self._condition.release()
+        if settled:
+            self._invoke_callbacks()  # type: ignore[attr-defined]
+        if told and not _settlers.start(lambda: self._tell(told)):
+            self._tell(told)
         if self.question.then is not None:
             self.question.then(self)
+
+    def _tell(self, waiters: list[Any]) -> None:
+        for waiter in waiters:
+            if self._exception is not None:
+                waiter.add_exception(self)
+            else:
+                waiter.add_result(self)
 
     def expire(self, deadline: Deadline, job: Job) -> None:
         """Run the job at the deadline, unless the call is over by then."""
@@ -206,6 +225,13 @@ class CallFuture(Future[R]):
         alarm, self._alarm = self._alarm, None
         if alarm is not None:
             reaper.call_off(alarm)
+
+
+_settlers = Crew("mcp-future", limit=10_000, idle=0.1)
+"""The process's own; a forked child gets new ones. Each stays for a moment: answers come in crowds."""
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_settlers.forked)
 
 
 class Caller(ABC):

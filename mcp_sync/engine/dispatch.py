@@ -24,7 +24,6 @@ from typing import Any, Generic, TypeAlias, TypeVar
 from ..deadlines import Deadline
 from ..exceptions import TooManyRequests
 from . import interrupts
-from .interrupts import what_broke
 
 log = logging.getLogger("mcp_sync")
 
@@ -36,12 +35,30 @@ IDLE_SECONDS = 10.0
 
 
 def start_thread(name: str, target: Callable[..., object], *args: Any) -> threading.Thread:
-    """Start a daemon thread; the only call of ``threading.Thread`` in the package."""
+    """Start a daemon thread; the only call of ``threading.Thread`` in the package.
+
+    Raises:
+        RuntimeError: There can be no more threads, or the interpreter is shutting down.
+    """
     thread = threading.Thread(name=name, target=target, args=args, daemon=True)
-    try:
+    if not interrupts.on_main_thread():
         thread.start()
-    except RuntimeError as broken:
-        raise what_broke(broken) from None
+        return thread
+    # Ctrl-C in ``start`` may keep the new thread from ever beginning (see interrupts.py); so a bare thread calls that.
+    flaws: list[RuntimeError] = []
+    begun = interrupts.Event()
+
+    def start() -> None:
+        try:
+            thread.start()
+        except RuntimeError as flaw:
+            flaws.append(flaw)
+        begun.set()
+
+    _thread.start_new_thread(start, ())
+    begun.wait()
+    if flaws:
+        raise flaws.pop()
     return thread
 
 
@@ -74,7 +91,7 @@ def uninterrupted(name: str, work: Callable[[], R], undo: Callable[[R], object])
         work: What to do; has to end by itself.
         undo: Is given the result that nobody wants.
     """
-    if threading.current_thread() is not threading.main_thread():
+    if not interrupts.on_main_thread():
         return work()
     errand = _Errand(work, undo)
     try:
@@ -475,8 +492,7 @@ class Reaper:
     """Ends what has a deadline and nobody waiting for it: futures that were submitted, exchanges over HTTP.
 
     Threads: one for the process, ``mcp-deadlines``, started with the first alarm, retired when there are none.
-    Locks: ``_lock``, held for a few instructions; jobs run outside it and must not block. No condition: Ctrl-C in the
-    wrong moment would leave one locked, and no deadline in the process would be kept any more (interrupts.py).
+    Locks: ``_lock``, held for a few instructions; jobs run outside it and must not block.
     """
 
     def __init__(self) -> None:

@@ -5,6 +5,9 @@ timeout (``let_go``), work that must not be cut in two (``dispatch.uninterrupted
 locks. There ``with condition:`` runs a method written in Python; Ctrl-C in it leaves the lock locked, and every thread
 that comes to it later waits for ever (cpython issue 29988). ``with lock:`` is one step. So what the main thread may
 wait for is an Event, a Condition or a Queue from here.
+
+Each who waits sleeps before a door of its own, which is in a list until its owner takes it out. So whoever is
+interrupted while opening doors has opened fewer, and nobody is forgotten: all that are left are opened the next time.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 SLICE_SECONDS = 1.0
-"""Ctrl-C that comes in the instant in which the main thread goes to sleep is noticed when it wakes up."""
+"""Ctrl-C that comes in the instant in which the main thread goes to sleep for good is noticed when it wakes up."""
 
 
 def let_go(lock: threading.RLock) -> None:
@@ -33,22 +36,38 @@ def let_go(lock: threading.RLock) -> None:
         pass  # this thread does not hold it
 
 
-def what_broke(broken: RuntimeError) -> BaseException:
-    """Return the Ctrl-C that came where ``Condition.wait`` could only complain about its lock (cpython issue 29988)."""
-    return broken.__context__ if isinstance(broken.__context__, KeyboardInterrupt) else broken
+def on_main_thread() -> bool:
+    """Whether this is the thread to which Ctrl-C comes."""
+    return threading.get_ident() == threading.main_thread().ident  # current_thread() makes one up for a bare thread
+
+
+def _shut_door() -> threading.Lock:
+    door = threading.Lock()  # guards nothing: a thread sleeps before it
+    door.acquire()
+    return door
+
+
+def _open(doors: list[threading.Lock]) -> None:
+    for door in doors.copy():
+        try:
+            door.release()
+        except RuntimeError:
+            pass  # it is open already
 
 
 def _sleep(door: threading.Lock, seconds: float | None) -> bool:
     """Wait until the door is opened; False: the seconds passed first."""
     if seconds is not None:
         return door.acquire(timeout=max(0.0, min(seconds, threading.TIMEOUT_MAX)))
+    if not on_main_thread():
+        return door.acquire()
     while not door.acquire(timeout=SLICE_SECONDS):
         pass
     return True
 
 
 class Event:
-    """A ``threading.Event`` without a lock of its own: each who waits has one, and whoever sets it opens them all."""
+    """A ``threading.Event`` without a lock of its own."""
 
     __slots__ = ("_doors", "_set")
 
@@ -63,11 +82,7 @@ class Event:
     def set(self) -> None:
         """Let all pass who wait, and whoever comes."""
         self._set = True  # first: who comes now sees it, and who came before is in the list
-        while self._doors:
-            try:
-                self._doors.pop().release()
-            except IndexError:
-                return  # somebody else has opened it
+        _open(self._doors)
 
     def clear(self) -> None:
         """Let whoever comes wait."""
@@ -77,48 +92,41 @@ class Event:
         """Wait until it is set; False: so many seconds passed first."""
         if self._set:
             return True
-        door = threading.Lock()  # guards nothing: the calling thread sleeps before it
-        door.acquire()
-        self._doors.append(door)
+        door = _shut_door()
         try:
+            self._doors.append(door)
             return self.is_set() or _sleep(door, timeout)
         finally:
-            try:
+            if door in self._doors:
                 self._doors.remove(door)
-            except ValueError:
-                pass  # it has been opened
 
 
 class Condition(_thread.RLock):  # type: ignore[misc]  # final for those who only read the stubs
-    """A ``threading.Condition`` that is its own lock. Not to be waited for by who holds it twice."""
+    """A ``threading.Condition`` that is its own lock, and wakes all who wait, who have to look for themselves."""
 
     def __init__(self) -> None:
         self._doors: list[threading.Lock] = []
 
     def wait(self, timeout: float | None = None) -> bool:
         """Give the lock back, wait for a notification, and take the lock; False: so many seconds passed first."""
-        door = threading.Lock()  # guards nothing: the calling thread sleeps before it
-        door.acquire()
+        door, held = _shut_door(), (1, threading.get_ident())
         self._doors.append(door)
-        woken = False
         try:
-            self.release()
+            held = self._release_save()  # type: ignore[attr-defined]  # however often it was taken
             woken = _sleep(door, timeout)
         finally:
-            self.acquire()
-            if not woken and door in self._doors:
+            self._acquire_restore(held)  # type: ignore[attr-defined]  # which nothing interrupts
+            if door in self._doors:
                 self._doors.remove(door)
         return woken
 
-    def notify(self, n: int = 1) -> None:
-        """Wake so many of those who wait."""
-        while n > 0 and self._doors:
-            self._doors.pop(0).release()
-            n -= 1
-
     def notify_all(self) -> None:
         """Wake all who wait."""
-        self.notify(len(self._doors))
+        _open(self._doors)
+
+    def notify(self, n: int = 1) -> None:
+        """Wake all who wait: of who was interrupted, a door may be there for which nobody cares."""
+        _open(self._doors)
 
 
 class Queue(queue.Queue[T]):

@@ -79,7 +79,7 @@ class Times:
         self.forked()
 
     def forked(self) -> None:
-        """Be as new: at first, and in a forked child, where the event's lock may be held by nobody."""
+        """Be as new: at first, and in a forked child, where nobody else waits any more."""
         self._stopped = interrupts.Event()
 
     def stop(self) -> None:

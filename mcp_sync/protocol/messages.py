@@ -243,7 +243,7 @@ def decode(raw: bytes, max_depth: int = MAX_DEPTH) -> Message:
         # What closes needs a bracket for each that opens. The parser can stand some more that do not.
         if len(raw) > 2 * max_depth and _has_brackets(raw, max_depth) and too_deep(raw, max_depth):
             raise ValueError(f"nested more than {max_depth} levels deep")
-        content = _parse(raw) if _quick_parse is None else _parse_quickly(raw)
+        content = _parse(raw) if (quick := _quick_parse) is None else _parse_by(quick, raw)
     except (ValueError, RecursionError) as error:
         return _unreadable(raw, error)
     if type(content) is dict and len(content) == 3 and content.get("jsonrpc") == "2.0":  # by far the most frequent
@@ -269,11 +269,10 @@ _quick_parse: Callable[[bytes], Any] | None = _find_quick_parse
 """msgspec's: it accepts nothing that ``_parse`` refuses, and gives the same values (tests/protocol/test_fast.py)."""
 
 
-def _parse_quickly(raw: bytes) -> Any:
+def _parse_by(quick: Callable[[bytes], Any], raw: bytes) -> Any:
     """Return what bytes say, by msgspec; what that refuses the standard library accepts, or says why not."""
-    assert _quick_parse is not None
     try:
-        return _quick_parse(raw)
+        return quick(raw)
     except Exception:  # its own, or a RecursionError
         return _parse(raw)
 

@@ -163,7 +163,7 @@ def where(name: str, peers: Mapping[str, str]) -> str:
     packages += [f"mcp {peers[peer]}" for peer in PEERS.get(name, ()) if peer in peers]
     parts = [
         time.strftime("%Y-%m-%d"),
-        f"{len(os.sched_getaffinity(0))} x {processor()}",
+        f"{os.cpu_count()} x {processor()}",
         f"{platform.system()} {platform.release().split('-')[0]}",
         f"{platform.python_implementation()} {platform.python_version()}",
         *packages,

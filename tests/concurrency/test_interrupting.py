@@ -16,11 +16,13 @@ from typing import Any
 
 import pytest
 from concurrency.interrupting import interrupted
-from faults.tools import PATIENCE, adds_up, manner, serving, until
+from faults.tools import PATIENCE, adds_up, host, manner, serving, until
 
 from mcp_sync import Client
-from mcp_sync.engine import interrupts
+from mcp_sync.deadlines import Deadline
+from mcp_sync.engine import caller, interrupts
 from mcp_sync.engine.caller import CallFuture, Question
+from mcp_sync.transports.memory import Way
 
 MOMENT = 0.001
 """Seconds that an action waits for what does not come; it is interrupted meanwhile."""
@@ -45,8 +47,14 @@ class Nobody:
 
 
 def quietly(action: Callable[[Any], object], thing: Any) -> None:
-    with suppress(FutureTimeoutError, queue.Empty, RuntimeError):  # the last: cpython issue 29988, in wait()
+    with suppress(FutureTimeoutError, queue.Empty):
         action(thing)
+
+
+def theirs(action: Callable[[Any], object], thing: Any) -> None:
+    """Do something in which the standard library may complain about a lock (cpython issue 29988)."""
+    with suppress(RuntimeError):
+        quietly(action, thing)
 
 
 OURS: dict[str, Callable[[CallFuture[Any]], object]] = {
@@ -80,46 +88,72 @@ def test_nobody_waits_for_who_was_interrupted_at_a_future(action: Any) -> None:
 
 @pytest.mark.parametrize("action", THEIRS.values(), ids=THEIRS)
 def test_who_settles_a_future_never_waits_for_what_others_left_locked(action: Any) -> None:
-    """I16."""
+    """I16; and whoever asks the future itself hears of it in time."""
     future: CallFuture[Any]
 
     def begin() -> Callable[[], None]:
         nonlocal future
         future = CallFuture(Question("test"), Nobody())
-        return partial(quietly, action, future)
+        return partial(theirs, action, future)
 
     for where in interrupted(begin):
         assert in_time(partial(future.settle, {}, None)), where
+        assert future.result(PATIENCE) == {}, where
         give_back(future)
-        assert future.result(0) == {}, where
+
+
+def test_a_crowd_that_waits_for_a_crowd_is_told_of_each() -> None:
+    futures = [CallFuture(Question("test"), Nobody()) for _ in range(500)]
+    found: list[Any] = []
+    waiting = [
+        threading.Thread(target=lambda: found.append(len(wait_for(futures, PATIENCE).done))),
+        threading.Thread(target=lambda: found.append(len(list(as_completed(futures, PATIENCE))))),
+    ]
+    for thread in waiting:
+        thread.start()
+    until(lambda: len(futures[-1]._waiters) == 2)
+    for future in futures:
+        future.settle({}, None)
+        assert future.done()
+    for thread in waiting:
+        thread.join(PATIENCE)
+    assert found == [500, 500]
+    until(lambda: not settling())
+
+
+def test_a_future_is_settled_where_there_can_be_no_more_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(caller._settlers, "start", lambda job: False)
+    future: CallFuture[Any] = CallFuture(Question("test"), Nobody())
+    waiting = threading.Thread(target=wait_for, args=([future], PATIENCE))
+    waiting.start()
+    until(lambda: future._waiters)
+    assert in_time(partial(future.settle, {}, None))
+    assert future.done()
+    waiting.join(PATIENCE)
+
+
+def test_callbacks_of_a_future_do_not_run_under_its_lock() -> None:
+    future: CallFuture[Any] = CallFuture(Question("test"), Nobody())
+    seen: list[bool] = []
+    future.add_done_callback(lambda done: seen.append(in_time(done.result)))
+    future.settle({}, None)
+    assert seen == [True]
 
 
 def settling() -> list[threading.Thread]:
     """Return the threads that were given the settling of a future."""
-    return [thread for thread in threading.enumerate() if thread.name == "mcp-future"]
+    return [thread for thread in threading.enumerate() if thread.name.startswith("mcp-future")]
 
 
 def give_back(future: CallFuture[Any]) -> None:
-    """Free what ``concurrent.futures`` has left locked, and with it the thread that was given the settling."""
+    """Free what ``concurrent.futures`` has left locked, and with it the threads that were given the telling."""
     interrupts.let_go(future._condition)  # type: ignore[arg-type]
     for thread in settling():
         thread.join(0.05)
         for waiter in future._waiters if thread.is_alive() else []:
-            waiter.event._cond.release()  # type: ignore[attr-defined]
-        thread.join()
-
-
-def test_nobody_waits_for_who_was_interrupted_at_an_event() -> None:
-    event: interrupts.Event
-
-    def begin() -> Callable[[], object]:
-        nonlocal event
-        event = interrupts.Event()
-        return partial(event.wait, MOMENT)
-
-    for where in interrupted(begin):
-        assert in_time(event.set), where
-        assert event.wait(0)
+            if waiter.event._cond._lock.locked():  # type: ignore[attr-defined]
+                waiter.event._cond.release()  # type: ignore[attr-defined]
+    until(lambda: not settling())
 
 
 class SetMeanwhile(list[Any]):
@@ -168,31 +202,83 @@ def test_an_event_wakes_all_who_wait_and_all_who_come() -> None:
     assert passed == [True] * 20
 
 
-def test_a_condition_wakes_as_many_as_it_is_told_in_their_order() -> None:
+def test_a_condition_wakes_all_who_wait_and_is_theirs_then() -> None:
     condition = interrupts.Condition()
-    woken: list[int] = []
+    inside: list[int] = []
+    together: list[bool] = []
 
     def wait(number: int) -> None:
-        with condition:
+        with condition, condition:  # however often it was taken
             assert condition.wait(PATIENCE)
-            woken.append(number)
+            inside.append(number)
+            together.append(len(inside) > 1)
+            inside.remove(number)
 
-    threads = [threading.Thread(target=wait, args=(number,)) for number in range(3)]
+    threads = [threading.Thread(target=wait, args=(number,)) for number in range(5)]
     for number, thread in enumerate(threads):
         thread.start()
         until(lambda number=number: len(condition._doors) == number + 1)
     with condition:
         assert not condition.wait(0.01)
         condition.notify()
-    threads[0].join(PATIENCE)
-    assert woken == [0]
-    with condition:
-        condition.notify_all()
     for thread in threads:
         thread.join(PATIENCE)
-    assert sorted(woken) == [0, 1, 2]
-    assert condition.acquire(blocking=False)
-    condition.release()
+    assert together == [False] * 5
+    assert not condition._doors
+    assert in_time(condition.acquire)
+
+
+def test_ctrl_c_while_the_lock_is_taken_again_comes_out_as_what_it_is_and_the_lock_is_free() -> None:
+    host(
+        """
+        from mcp_sync.engine import caller, interrupts
+        condition, told = interrupts.Condition(), threading.Event()
+        def notify():
+            with condition:
+                condition.notify_all()
+                told.set()
+                time.sleep(0.1)
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(0.1)
+        thread = threading.Thread(target=notify)
+        try:
+            with condition:
+                thread.start()
+                condition.wait(20)
+            raise AssertionError
+        except KeyboardInterrupt:
+            assert told.is_set()
+        thread.join()
+        assert condition.acquire(blocking=False)
+        """
+    )
+
+
+SETTERS: dict[str, tuple[Callable[[], Any], Callable[[Any], object], Callable[[Any], object]]] = {
+    "event": (interrupts.Event, lambda event: event.wait(), lambda event: event.set()),
+    "queue": (interrupts.Queue, lambda waiting: waiting.get(), lambda waiting: waiting.put(1)),
+    "way": (Way, lambda way: way.get(), lambda way: way.put(b"x", Deadline(PATIENCE))),
+}
+
+
+@pytest.mark.parametrize("kind", SETTERS)
+def test_who_is_interrupted_while_waking_somebody_wakes_it_the_next_time(kind: str) -> None:
+    make, wait, wake = SETTERS[kind]
+    thing: Any
+    waiting: threading.Thread
+
+    def begin() -> Callable[[], object]:
+        nonlocal thing, waiting
+        thing = make()
+        waiting = threading.Thread(target=wait, args=(thing,))
+        waiting.start()
+        until(lambda: getattr(thing, "mutex", getattr(thing, "_change", thing))._doors)
+        return partial(wake, thing)
+
+    for where in interrupted(begin):
+        assert in_time(partial(wake, thing)), where
+        waiting.join(PATIENCE)
+        assert not waiting.is_alive(), where
 
 
 def test_nobody_waits_for_who_was_interrupted_at_a_queue() -> None:

@@ -129,7 +129,7 @@ def locks_say_what_they_guard(root: Path) -> list[str]:
     return [
         f"{module.at(line)}: a lock without a comment `# guards ...`"
         for module in modules(root)
-        for line in _lock_lines(module)
+        for line, _ in _made(module, LOCKS)
         if not any(GUARDS.search(comment) for comment in _comments_of(module, line))
     ]
 
@@ -137,22 +137,19 @@ def locks_say_what_they_guard(root: Path) -> list[str]:
 def nothing_stays_locked(root: Path) -> list[str]:
     """Nobody waits for what Ctrl-C may leave locked, where engine/interrupts.py has the same; but in testing/."""
     return [
-        f"{module.at(call.lineno)}: {meaning}; engine/interrupts.py has one that Ctrl-C cannot leave locked"
+        f"{module.at(line)}: {meaning}; engine/interrupts.py has one that Ctrl-C cannot leave locked"
         for module in modules(root)
         if module.file != INTERRUPTS and not _in_testing(module.file)
-        for call in module.calls
-        for meaning in [module.meaning(call.func)]
-        if meaning in INTERRUPTIBLE
+        for line, meaning in _made(module, INTERRUPTIBLE)
     ]
 
 
-def _lock_lines(module: Module) -> Iterator[int]:
+def _made(module: Module, wanted: set[str]) -> Iterator[tuple[int, str]]:
+    """Return where something is made, there or by field(default_factory=...), and what it is."""
     for call in module.calls:
-        if module.meaning(call.func) in LOCKS:
-            yield call.lineno
-        for keyword in call.keywords:  # field(default_factory=Lock)
-            if keyword.arg == "default_factory" and module.meaning(keyword.value) in LOCKS:
-                yield keyword.value.lineno
+        for what in [call.func, *(keyword.value for keyword in call.keywords if keyword.arg == "default_factory")]:
+            if (meaning := module.meaning(what)) in wanted:
+                yield what.lineno, meaning
 
 
 def _comments_of(module: Module, line: int) -> Iterator[str]:

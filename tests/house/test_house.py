@@ -234,6 +234,7 @@ def test_a_comment_further_up_or_in_a_string_does_not_count_for_a_lock(seed: See
         "from threading import Condition\nchange = Condition()  # guards nothing",
         "import queue\nwaiting = queue.Queue()",
         "from queue import LifoQueue as Stack\nwaiting = Stack()",
+        "from threading import Event\nover: Event = field(default_factory=Event)",
     ],
 )
 def test_what_ctrl_c_may_leave_locked_is_found(seed: Seed, text: str) -> None:

@@ -503,8 +503,8 @@ INTERRUPTS = (
         "settling-that-waits",
         "A reader waits for what Ctrl-C left locked in concurrent.futures.wait().",
         "mcp_sync/engine/caller.py",
-        "        if self._is_held_up():\n",
-        "        if False:\n",
+        "        if told and not _settlers.start(lambda: self._tell(told)):\n",
+        "        if told:\n",
         ("tests/concurrency/test_interrupting.py::test_who_settles_a_future_never_waits_for_what_others_left_locked",),
     ),
     Mutant(
