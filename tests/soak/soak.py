@@ -6,8 +6,8 @@ call. A child goes through a storm of signals (storm.py). At the end a table is 
 
 * a call, a connect or a close was over BAR_OVERRUN later than it had to be;
 * a thread, a descriptor, a child process or a container was left;
-* memory grew by BAR_SLOPE or more (judged in soaks of SLOPE_MINUTES or longer): what is resident once the allocator has
-  given back what it keeps for later, the least of each minute, for large messages come and go;
+* memory grew by BAR_SLOPE or more (judged in soaks of SLOPE_MINUTES or longer). Every REST_SECONDS all rest for a
+  moment; then it is measured, after the collector and the allocator have given back what they keep;
 * for some client ``sent`` was not ``ok + error + timeout + cancelled + pending``, or something was pending at its end;
 * an answer was somebody else's, an exception was not one of ours, or a callback did not come exactly once.
 
@@ -73,8 +73,8 @@ BAR_OVERRUN = 0.25
 """Seconds; FAULTS.md, section 6."""
 BAR_SLOPE = 1.0
 """Megabytes an hour, over the second half."""
-HELD_SECONDS = 5.0
-"""How often the allocator is asked to give back what it keeps."""
+REST_SECONDS = 30.0
+"""How often memory is measured while nobody calls."""
 SLOPE_MINUTES = 15.0
 """A shorter soak says nothing of it: the noise of one second is more."""
 TIMEOUTS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
@@ -86,6 +86,7 @@ PAUSE = 0.03
 """Seconds between two calls of a thread, on average: a machine that is always busy keeps nobody's deadlines."""
 LIMIT = 200_000
 PAYLOADS = (1, 100, 5_000, 150_000)
+GREMLINS = 2
 SAID = 20
 """So many problems are printed whole."""
 
@@ -272,7 +273,8 @@ class Sleeper:
 
 
 def give_back() -> None:
-    """Have the allocator give back to the system what is free, where it can."""
+    """Have the collector and the allocator give back to the system what is free, where they can."""
+    gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
@@ -476,7 +478,7 @@ def dockered(stack: ExitStack) -> Reach:
 class Soak:
     """Clients that are shared, killed and replaced, while many threads call them."""
 
-    def __init__(self, found: list[Reach], sites: dict[str, Site], seconds: float, seed: int) -> None:
+    def __init__(self, found: list[Reach], sites: dict[str, Site], seconds: float, seed: int, threads: int) -> None:
         self.reaches = found
         self.sites = sites
         self.seed = seed
@@ -484,10 +486,19 @@ class Soak:
         self.over = self.began + seconds
         self.figures = Figures()
         self.lock = threading.Lock()  # guards the lists of clients
+        self.places = [threading.Lock() for _ in range(threads)]  # each guards what one thread does between two pauses
 
     @property
     def going(self) -> bool:
         return time.monotonic() < self.over
+
+    @contextmanager
+    def at_rest(self) -> Any:
+        """Have nobody call, and nobody do mischief; who is at it ends that first."""
+        with ExitStack() as stack:
+            for place in self.places:
+                stack.enter_context(place)
+            yield
 
     # -- callers
 
@@ -498,14 +509,16 @@ class Soak:
         while self.going:
             reach = dice.choice(self.reaches)
             slot = dice.randrange(len(reach.clients))
-            client = reach.clients[slot]
-            try:
-                if client.connected or self.connect(reach, client, dice):
-                    self.call(reach, client, dice)
-                if not client.connected and dice.random() < 0.5:
-                    self.replace(reach, slot, client)
-            except Exception:
-                self.figures.problem(f"{reach.name}: nobody may see this:\n{traceback.format_exc()}")
+            with self.places[number]:
+                client = reach.clients[slot]
+                try:
+                    if client.connected or self.connect(reach, client, dice):
+                        self.call(reach, client, dice)
+                    if not client.connected and dice.random() < 0.5:
+                        self.replace(reach, slot, client)
+                except Exception:
+                    self.figures.problem(f"{reach.name}: nobody may see this:\n{traceback.format_exc()}")
+                del client
             wait(dice.expovariate(1 / PAUSE))
 
     def connect(self, reach: Reach, client: Client, dice: random.Random) -> bool:
@@ -586,11 +599,12 @@ class Soak:
         while self.going:
             threading.Event().wait(dice.uniform(0.05, 0.6))
             deed = dice.choice(deeds)
-            try:
-                deed(dice)
-            except Exception:
-                self.figures.problem(f"{deed.__name__}:\n{traceback.format_exc()}")
-            self.figures.deeds[deed.__name__] += 1
+            with self.places[-1 - number]:
+                try:
+                    deed(dice)
+                except Exception:
+                    self.figures.problem(f"{deed.__name__}:\n{traceback.format_exc()}")
+                self.figures.deeds[deed.__name__] += 1
 
     def a_child(self, dice: random.Random) -> int | None:
         """Return the number of some server over stdio: a child of ours that is neither a site nor the witness."""
@@ -657,7 +671,7 @@ class Report:
     leaks: list[str]
     storm: dict[str, Any]
     unended: list[str]
-    held: list[tuple[float, float]]
+    at_rest: list[tuple[float, float]]
     processor: float
     pauses: list[tuple[float, float]]
     began: float
@@ -673,14 +687,7 @@ class Report:
     @property
     def growth(self) -> float:
         """Megabytes an hour in the second half."""
-        least: dict[int, float] = {}
-        half = self.seconds / 2
-        for at, mb in self.held:
-            minute = int((at - half) // 60)
-            if minute < 0:
-                continue
-            least[minute] = min(mb, least.get(minute, mb))
-        return slope([(minute / 60.0, mb) for minute, mb in least.items()])
+        return slope([(at / 3600.0, mb) for at, mb in self.at_rest if at >= self.seconds / 2])
 
     def failures(self) -> list[str]:
         """Return what the bar says no to."""
@@ -726,9 +733,9 @@ class Report:
         still = [ended - began for began, ended in self.witness.stalls]
         own = [ended - began for began, ended in self.pauses]
         ends = ("ok", "error", "timeout", "cancelled", "pending")
-        curve, held = (
+        curve, rest = (
             ", ".join(f"{points[(len(points) - 1) * tenth // 10][1]:.0f}" for tenth in range(11))
-            for points in (self.memory, self.held)
+            for points in (self.memory, self.at_rest)
         )
         judged = "" if self.seconds >= SLOPE_MINUTES * 60 else f" (not judged below {SLOPE_MINUTES:g} minutes)"
         return [
@@ -739,7 +746,7 @@ class Report:
             f"                  let a sleeper wait {len(own)} times, {max(own, default=0) * 1000:.0f} ms at most",
             f"left behind       {len(self.leaks)}",
             f"memory            {curve} MB resident",
-            f"                  {held} MB without what the allocator keeps",
+            f"                  {rest} MB at rest",
             f"                  {self.growth:+.2f} MB an hour in the second half{judged}",
             f"sent              {counters['sent']} = " + " + ".join(f"{counters[key]} {key}" for key in ends),
             "dropped           " + ", ".join(f"{counters[key]} {key}" for key in sorted(counters) if "drop" in key),
@@ -786,13 +793,13 @@ def soak(seconds: float, threads: int, seed: int, docker: bool = False, storms: 
         with Client(MemoryTransport(InMemory())) as first:  # which imports what the first one has to
             first.request("echo", {})
         with storming(seconds * 0.9, seed) if storms else nullcontext({}) as storm:
-            run = Soak(found, sites, seconds, seed)
+            run = Soak(found, sites, seconds, seed, threads + GREMLINS)
             used, own = time.process_time(), Sleeper()
             listener = Listener(run.figures.said)
             log = logging.getLogger("mcp_sync")
             log.addHandler(listener)
             log.propagate = False
-            memory, held, unended = drive(run, threads)
+            memory, at_rest, unended = drive(run, threads)
             used = time.process_time() - used
             own.close()
             for reach in found:
@@ -802,7 +809,7 @@ def soak(seconds: float, threads: int, seed: int, docker: bool = False, storms: 
     log.removeHandler(listener)
     log.propagate = True
     leaks = leakcheck.leaks_since(before, 10.0)
-    return Report(run.figures, witness, seconds, memory, leaks, storm, unended, held, used, own.pauses, run.began)
+    return Report(run.figures, witness, seconds, memory, leaks, storm, unended, at_rest, used, own.pauses, run.began)
 
 
 Curve = list[tuple[float, float]]
@@ -812,24 +819,26 @@ def drive(run: Soak, threads: int) -> tuple[Curve, Curve, list[str]]:
     """Let them call and do mischief until it is over.
 
     Returns:
-        How memory was, how much of it was held, and which threads did not end.
+        How memory was, how it was at rest, and which threads did not end.
     """
     workers = [threading.Thread(target=run.work, args=(n,), name=f"soak-{n}", daemon=True) for n in range(threads)]
-    workers += [threading.Thread(target=run.mischief, args=(n,), name=f"gremlin-{n}", daemon=True) for n in range(2)]
-    began, memory, held = time.monotonic(), [], []
+    for n in range(GREMLINS):
+        workers.append(threading.Thread(target=run.mischief, args=(n,), name=f"gremlin-{n}", daemon=True))
+    began, memory, at_rest = time.monotonic(), [], []
     for worker in workers:
         worker.start()
     while run.going:
         threading.Event().wait(min(1.0, max(0.0, run.over - time.monotonic())))
         at = time.monotonic() - began
         memory.append((at, resident()))
-        if not held or at - held[-1][0] >= HELD_SECONDS:
-            give_back()
-            held.append((at, resident()))
+        if at - (at_rest[-1][0] if at_rest else 0.0) >= REST_SECONDS:
+            with run.at_rest():
+                give_back()
+                at_rest.append((at, resident()))
     end = time.monotonic() + 30.0
     for worker in workers:
         worker.join(max(0.0, end - time.monotonic()))
-    return memory, held, [worker.name for worker in workers if worker.is_alive()]
+    return memory, at_rest, [worker.name for worker in workers if worker.is_alive()]
 
 
 def main() -> int:

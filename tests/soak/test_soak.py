@@ -51,7 +51,7 @@ def report(seconds: float = 60.0, *stalls: tuple[float, float], growth: float = 
     storm = {"alive": True, "adds_up": True, "raised": 3, "caught": 3, "worst": 0.0}
     memory = [(float(at), 100.0 + growth * at / 3600) for at in range(int(seconds))]
     known: dict[str, Any] = {"leaks": [], "storm": storm, "unended": [], "processor": 1.0, "pauses": [], "began": 0.0}
-    return Report(Figures(), Quiet(*stalls), seconds, memory, held=memory, **{**known, **about})
+    return Report(Figures(), Quiet(*stalls), seconds, memory, at_rest=memory, **{**known, **about})
 
 
 def test_a_soak_in_which_all_was_well_passes() -> None:
