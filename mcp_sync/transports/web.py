@@ -20,6 +20,7 @@ import ssl
 import threading
 import time
 import weakref
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
@@ -69,7 +70,12 @@ READ_BYTES = 1 << 16
 JOINED_BYTES = 1 << 14
 """A body that is shorter is sent in one piece with its head."""
 
-BROKEN = (requests.RequestException, urllib3.exceptions.HTTPError, http.client.HTTPException, OSError, ValueError)
+GARBLED = (urllib3.exceptions.DecodeError, requests.exceptions.ContentDecodingError, zlib.error)
+"""What the libraries raise of a body that cannot be decompressed; the last at its end, which urllib3 passes on as it is."""
+BROKEN = (
+    *(requests.RequestException, urllib3.exceptions.HTTPError, http.client.HTTPException),
+    *(OSError, ValueError, *GARBLED),
+)
 """What the libraries raise."""
 
 
@@ -999,7 +1005,7 @@ def as_error(broken: BaseException, exchange: Exchange, url: str) -> MCPError:
         )
     if isinstance(root, MCPError):
         return root
-    if isinstance(broken, (urllib3.exceptions.DecodeError, requests.exceptions.ContentDecodingError)):
+    if isinstance(broken, GARBLED):
         text = f"the reply from {shown} cannot be decompressed"
         return RemoteProtocolError(text, details={**details, "phase": "parse"}, may_have_run=ran)
     place = f"the proxy {exchange.via}" if exchange.via and exchange.failure is not None else shown

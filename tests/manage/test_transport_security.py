@@ -190,7 +190,7 @@ def test_every_address_of_the_special_registries_is_dangerous(address: Any) -> N
     assert bool(danger) == bool(why)
     assert danger in ("", LOOPBACK, PRIVATE, NEVER)
     if not danger:
-        assert address.is_global
+        assert address.is_global or getattr(address, "sixtofour", None)  # what 6to4 leads to is looked at by itself
         assert not address.is_multicast
 
 

@@ -51,7 +51,8 @@ def descriptors(id_, params):
             os.fstat(number)
         except OSError:
             continue
-        found.append(number)
+        if not os.readlink(f"/proc/self/fd/{number}").startswith("/memfd:libffi"):  # which ctypes has opened itself
+            found.append(number)
     answer(id_, {"found": found})
 """
 
