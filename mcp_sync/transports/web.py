@@ -71,7 +71,7 @@ JOINED_BYTES = 1 << 14
 """A body that is shorter is sent in one piece with its head."""
 
 GARBLED = (urllib3.exceptions.DecodeError, requests.exceptions.ContentDecodingError, zlib.error)
-"""What the libraries raise of a body that cannot be decompressed; the last at its end, where urllib3 lets it through."""
+"""What the libraries raise of a body that cannot be decompressed; the last at its end, as urllib3 lets it."""
 BROKEN = (
     *(requests.RequestException, urllib3.exceptions.HTTPError, http.client.HTTPException),
     *(OSError, ValueError, *GARBLED),
