@@ -277,8 +277,8 @@ def _at(value: float) -> float:
 
 def _legend() -> str:
     return "".join(
-        f'<rect x="{LEFT + number * 170}" y="12" width="10" height="10" fill="{colour}"/>'
-        f'<text x="{LEFT + number * 170 + 15}" y="21">{escape(ENTRIES[name].label)}</text>'
+        f'<rect x="{20 + number * 200}" y="12" width="10" height="10" fill="{colour}"/>'
+        f'<text x="{20 + number * 200 + 15}" y="21">{escape(ENTRIES[name].label)}</text>'
         for number, (name, colour) in enumerate(COLOURS.items())
     )
 
