@@ -14,7 +14,7 @@ AT_ONCE = 1.0
 
 WATCH = """
 import sys
-waits = {"wait", "sleep", "fetch", "take", "_await_room", "join", "_wait_for_tstate_lock"}
+waits = {"wait", "sleep", "_sleep", "fetch", "take", "_await_room", "join", "_wait_for_tstate_lock"}
 def watch(pending=0):
     "Say so when the main thread waits in one of these functions, and so many calls are pending."
     begun, seen = threading.Event(), 0
