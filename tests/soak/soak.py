@@ -288,6 +288,8 @@ def resident() -> float:
 def slope(points: list[tuple[float, float]]) -> float:
     """Return the growth of the second per one of the first (least squares)."""
     n = len(points)
+    if n < 2:
+        return 0.0
     middle_x, middle_y = sum(x for x, _ in points) / n, sum(y for _, y in points) / n
     over = sum((x - middle_x) * (y - middle_y) for x, y in points)
     return over / (sum((x - middle_x) ** 2 for x, _ in points) or 1.0)
@@ -831,7 +833,7 @@ def drive(run: Soak, threads: int) -> tuple[Curve, Curve, list[str]]:
         threading.Event().wait(min(1.0, max(0.0, run.over - time.monotonic())))
         at = time.monotonic() - began
         memory.append((at, resident()))
-        if at - (at_rest[-1][0] if at_rest else 0.0) >= REST_SECONDS:
+        if not at_rest or at - at_rest[-1][0] >= REST_SECONDS:
             with run.at_rest():
                 give_back()
                 at_rest.append((at, resident()))
