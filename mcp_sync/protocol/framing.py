@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-SMALL = 4096
-"""Bytes below which pieces of a line are put together at once."""
 KEPT_HEAD, KEPT_TAIL = 65536, 512
 """Bytes of an over-long message that are kept, of its beginning and its end, to find out whose answer it was."""
 
@@ -42,13 +40,12 @@ class LineSplitter:
         self.skipped = 0
         self._head = b""
         self._tail = b""
-        self._pieces: list[bytes] = []  # what has come of the next line
-        self._size = 0
+        self._rest = bytearray()  # not a list of pieces: a piece of two bytes would take fifty
 
     @property
     def idle(self) -> bool:
         """Whether nothing has come of the next line."""
-        return not self._size and not self.skipped
+        return not self._rest and not self.skipped
 
     def feed(self, chunk: bytes) -> list[bytes | Overlong]:
         """Return the lines that the chunk completes, without their ends; blank ones are left out."""
@@ -63,12 +60,12 @@ class LineSplitter:
 
     def flush(self) -> bytes:
         """Return what has come of a line that will never end."""
-        rest = b"".join(self._pieces)
+        rest = bytes(self._rest)
         self._reset()
         return rest
 
     def _finish(self, piece: bytes, lines: list[bytes | Overlong]) -> None:
-        if self._size or self.skipped or len(piece) > self.limit:
+        if self._rest or self.skipped or len(piece) > self.limit:
             self._keep(piece, lines)
             if self.skipped:
                 lines.append(Overlong(self._head, self.limit, self._tail, ended=True))
@@ -84,36 +81,13 @@ class LineSplitter:
             self.skipped += len(piece)
             self._tail = (self._tail + piece[-KEPT_TAIL:])[-KEPT_TAIL:]
             return
-        if self._pieces and len(self._pieces[-1]) + len(piece) < SMALL:  # alone, two bytes would take fifty
-            self._pieces[-1] += piece
-        elif piece:
-            self._pieces.append(piece)
-        self._size += len(piece)
-        if self._size > self.limit:
-            self._head, self._tail = _first(self._pieces, KEPT_HEAD), _last(self._pieces, KEPT_TAIL)
+        self._rest += piece
+        if len(self._rest) > self.limit:
+            self._head, self._tail = bytes(self._rest[:KEPT_HEAD]), bytes(self._rest[-KEPT_TAIL:])
             lines.append(Overlong(self._head, self.limit))
-            self.skipped = self._size
-            self._pieces.clear()
-            self._size = 0
+            self.skipped = len(self._rest)
+            self._rest = bytearray()
 
     def _reset(self) -> None:
-        self._pieces.clear()
-        self._size = self.skipped = 0
-
-
-def _first(pieces: list[bytes], count: int) -> bytes:
-    found = b""
-    for piece in pieces:
-        found += piece[: count - len(found)]
-        if len(found) == count:
-            break
-    return found
-
-
-def _last(pieces: list[bytes], count: int) -> bytes:
-    found = b""
-    for piece in reversed(pieces):
-        found = piece[-(count - len(found)) :] + found
-        if len(found) == count:
-            break
-    return found
+        self._rest = bytearray()
+        self.skipped = 0

@@ -41,15 +41,13 @@ def replaced(owner: Any, name: str, new: Any) -> Break:
 
 
 def _splits_at_any_end(self: Any, chunk: bytes) -> list[Any]:
-    *lines, rest = b"".join([*self._pieces, chunk]).decode("latin-1").splitlines(keepends=True) or [""]
-    self._pieces = [rest.encode("latin-1")]
-    self._size = len(rest)
+    *lines, rest = (bytes(self._rest) + chunk).decode("latin-1").splitlines(keepends=True) or [""]
+    self._rest = bytearray(rest.encode("latin-1"))
     return [line.strip().encode("latin-1") for line in lines if line.strip()]
 
 
 def _limits_after_joining(self: Any, piece: bytes, lines: list[Any]) -> None:
-    self._pieces.append(piece)
-    self._size += len(piece)
+    self._rest += piece
 
 
 def _keeps_what_it_skips(self: Any, piece: bytes, items: list[Any]) -> None:

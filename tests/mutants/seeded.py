@@ -273,8 +273,8 @@ SIZES = (
         "limit-after-join",
         "A line is joined before its length is looked at.",
         "mcp_sync/protocol/framing.py",
-        "        if self._size > self.limit:\n            self._head",
-        "        if self._size > self.limit << 20:\n            self._head",
+        "        if len(self._rest) > self.limit:\n",
+        "        if len(self._rest) > self.limit << 20:\n",
         (
             "tests/protocol/test_framing.py::test_an_overlong_line_is_reported_before_its_end_is_there",
             "tests/protocol/test_framing.py::test_only_the_beginning_and_the_end_of_an_overlong_line_are_kept",

@@ -90,11 +90,8 @@ HUNTS = {
         "        self.skipped = 0\n        self._head",
         "        self.skipped = 0  # nothing else\n        self._head",
     ),
-    "killed": (
-        '        rest = b"".join(self._pieces)\n        self._reset()\n',
-        '        rest = b"".join(self._pieces)\n',
-    ),
-    "broken": ('        rest = b"".join(self._pieces)\n        self._reset()\n', '        rest = b"".join(pieces_)\n'),
+    "killed": ("        rest = bytes(self._rest)\n        self._reset()\n", "        rest = bytes(self._rest)\n"),
+    "broken": ("        rest = bytes(self._rest)\n        self._reset()\n", "        rest = bytes(rest_)\n"),
 }
 
 
