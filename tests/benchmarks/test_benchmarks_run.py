@@ -54,7 +54,7 @@ def test_our_clients_can_do_the_other_cases_over_http_too(tmp_path: Path, case: 
 @pytest.mark.parametrize("case", ["ws", "ws-text1", "ws-both1", "ws-threads8"])
 def test_over_websocket_all_contenders_can_do_all_cases(tmp_path: Path, case: str) -> None:
     rows = bench(tmp_path, "--cases", case, "--rounds", "1", "--quick")[0]["rows"]
-    assert {row["contender"] for row in rows} == {"frames", "websockets", "session", "client"}
+    assert {row["contender"] for row in rows} == {"frames", "websockets", "session", "client", "fast"}
     assert {row["wall_x"] for row in rows if row["contender"] == "frames"} == {1.0}
 
 
